@@ -1,0 +1,163 @@
+"""Volumes, cases and cohorts: what the stages hand to each other. No torch, no file access.
+
+Axes. A `Volume` holds voxels as on disk, ``(X, Y, Z)`` with its 4x4 affine to millimetres (RAS+ world, as NIfTI).
+Prepared volumes are reoriented to RAS: the first axis runs left to right, the second posterior to anterior, the
+third inferior to superior. Slice-major arrays ``(S, H, W)`` take the plane's own axis first and keep the order of the
+other two: axial ``(Z, X, Y)``, coronal ``(Y, X, Z)``, sagittal ``(X, Y, Z)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synthmr.errors import DataError, UsageError
+
+#: plane -> the array axis (of an RAS volume) that its slices are stacked along
+PLANES: Mapping[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+
+SPLITS = ("train", "validation", "test")
+
+
+def plane_axis(plane: str) -> int:
+    """Return the RAS axis that slices of ``plane`` are stacked along.
+
+    Raises:
+        UsageError: ``plane`` is not axial, coronal or sagittal.
+    """
+    if plane not in PLANES:
+        raise UsageError(f"unknown plane {plane!r}; allowed: {', '.join(PLANES)}.")
+    return PLANES[plane]
+
+
+def slice_major(array: np.ndarray, plane: str) -> np.ndarray:
+    """View an RAS volume ``(X, Y, Z)`` as slices ``(S, H, W)`` of ``plane``."""
+    return np.moveaxis(array, plane_axis(plane), 0)
+
+
+def volume_major(slices: np.ndarray, plane: str) -> np.ndarray:
+    """Inverse of `slice_major`: view ``(S, H, W)`` as ``(X, Y, Z)``."""
+    return np.moveaxis(slices, 0, plane_axis(plane))
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One 3-D image.
+
+    Attributes:
+        array: ``(X, Y, Z)``; scanner units (scl_slope and scl_inter applied) or normalised units.
+        affine: 4x4, voxel index to RAS millimetres.
+        path: where it came from, for messages; None for arrays made in memory.
+        header: the nibabel header, or None; kept to write outputs that fit the input.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    path: Path | None = None
+    header: Any = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        x, y, z = self.array.shape
+        return (x, y, z)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel edge lengths in millimetres, in array axis order."""
+        x, y, z = np.sqrt((np.asarray(self.affine)[:3, :3] ** 2).sum(axis=0)).tolist()
+        return (x, y, z)
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files of one subject (or one session of it).
+
+    Attributes:
+        name: unique in the cohort; ``sub-01_ses-02`` where sessions exist.
+        subject: the person; splits keep all cases of a subject together.
+        images: canonical contrast name -> file.
+        mask: brain mask file, or None.
+        segmentation: label file, or None.
+        split: train, validation, test, or None where nothing says.
+    """
+
+    name: str
+    subject: str
+    images: Mapping[str, Path]
+    mask: Path | None = None
+    segmentation: Path | None = None
+    split: str | None = None
+
+    def image(self, contrast: str) -> Path:
+        """The file of ``contrast``.
+
+        Raises:
+            DataError: the case does not have it.
+        """
+        if contrast not in self.images:
+            have = ", ".join(self.images) or "nothing"
+            raise DataError(f"case {self.name} has no {contrast}; it has {have}. Add the file, or leave the case out.")
+        return self.images[contrast]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What `synthmr.io.index.index` found in a folder or table.
+
+    Attributes:
+        root: the folder or table.
+        layout: folder, brats, bids or table.
+        cases: sorted by name.
+        problems: lines about files that were passed over and why.
+        split_source: the file that gave the split, or None.
+    """
+
+    root: Path
+    layout: str
+    cases: tuple[Case, ...]
+    problems: tuple[str, ...] = ()
+    split_source: Path | None = None
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """Every contrast that any case has, in order of first appearance."""
+        return tuple(dict.fromkeys(contrast for case in self.cases for contrast in case.images))
+
+    def case(self, name: str) -> Case:
+        """The case called ``name``.
+
+        Raises:
+            DataError: there is none.
+        """
+        for case in self.cases:
+            if case.name == name:
+                return case
+        raise DataError(f"{self.root} has no case {name!r}; it has {', '.join(c.name for c in self.cases[:8])}.")
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedCase:
+    """One case ready for a method: RAS, cropped to the brain, normalised.
+
+    Attributes:
+        name: the case.
+        images: contrast -> ``(X, Y, Z)`` float32, normalised; voxels outside the mask hold the normaliser's background.
+        mask: ``(X, Y, Z)`` bool, the brain.
+        segmentation: ``(X, Y, Z)`` integer labels, or None.
+        affine: 4x4 of the prepared (reoriented, cropped) grid.
+        history: the steps applied, in order, each {"step": name, **parameters}; plain JSON data. `synthmr.prepare`
+            inverts them.
+        normalizers: contrast -> {"name": ..., **parameters}: the normaliser's parameters for that image.
+    """
+
+    name: str
+    images: Mapping[str, np.ndarray]
+    mask: np.ndarray
+    segmentation: np.ndarray | None
+    affine: np.ndarray
+    history: tuple[dict[str, Any], ...] = ()
+    normalizers: Mapping[str, dict[str, Any]] = field(default_factory=dict)

@@ -1,0 +1,54 @@
+"""The exception tree, and the wording of suggestions.
+
+    SynthmrError
+    ├── DataError          something in the user's files or folders; the command line exits with 1
+    │   └── RunError       a run folder or checkpoint that is damaged or belongs to something else
+    └── UsageError         something in the call: names, options, values; the command line exits with 2
+        └── MissingExtra   an optional dependency that is not installed
+
+Every message is one line: what was given, what is allowed, the fix, with file and contrast where there are any.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SynthmrError(Exception):
+    """Root of all errors that synthmr raises on purpose."""
+
+    exit_code = 1
+
+
+class DataError(SynthmrError):
+    """The data are wrong: unreadable file, missing contrast, grids that differ, ..."""
+
+    exit_code = 1
+
+
+class RunError(DataError):
+    """A run folder is damaged, incomplete, or does not hold what was asked for."""
+
+
+class UsageError(SynthmrError):
+    """The call is wrong: unknown method, preset, key or contrast name, or an impossible combination."""
+
+    exit_code = 2
+
+
+class MissingExtra(UsageError):
+    """An optional dependency is needed and is not installed."""
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """Return the tail of an error message: a suggestion where one is near, and always what is allowed.
+
+    >>> did_you_mean("hinett", ["copy", "hinet"])
+    'did you mean hinet? Allowed: copy, hinet.'
+    """
+    names = sorted(set(allowed))
+    lowered = {name.lower(): name for name in names}
+    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
+    listing = f"Allowed: {', '.join(names)}." if names else "Nothing is allowed here."
+    return f"did you mean {lowered[near[0]]}? {listing}" if near else listing

@@ -1,0 +1,48 @@
+"""The one list of methods. Modules are imported when a method is asked for, so that `synthmr --help` stays fast.
+
+Other packages add methods through the entry-point group ``synthmr.methods`` (name = "package.module:Class").
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from synthmr.errors import MissingExtra, UsageError, did_you_mean
+
+#: name -> "module:Class". To add a method, add its line here.
+METHODS: Mapping[str, str] = {
+    "copy": "synthmr.methods.copy:Copy",
+    "linear": "synthmr.methods.linear:Linear",
+    "unet": "synthmr.methods.unet:UNet",
+    "hinet": "synthmr.methods.hinet:HiNet",
+}
+
+
+def available() -> dict[str, str]:
+    """Every method name -> where its class is; ours first, then other packages'."""
+    found = dict(METHODS)
+    for point in entry_points(group="synthmr.methods"):
+        found.setdefault(point.name, point.value)
+    return found
+
+
+def load(name: str) -> Any:
+    """The class of the method ``name``.
+
+    Raises:
+        UsageError: no such method.
+        MissingExtra: its module needs a package that is not installed.
+    """
+    found = available()
+    if name not in found:
+        raise UsageError(f"unknown method {name!r}: {did_you_mean(name, found)}")
+    module, _, attribute = found[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("synthmr"):
+            raise
+        raise MissingExtra(f"method {name} needs the package {error.name}, which is not installed: pip install {error.name}") from None
