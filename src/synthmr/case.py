@@ -53,12 +53,14 @@ class Volume:
         affine: 4x4, voxel index to RAS millimetres.
         path: where it came from, for messages; None for arrays made in memory.
         header: the nibabel header, or None; kept to write outputs that fit the input.
+        notes: what is odd about the file's header, a sentence each; empty where nothing is.
     """
 
     array: np.ndarray
     affine: np.ndarray
     path: Path | None = None
     header: Any = None
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -18,16 +18,16 @@ MASK = "mask"
 TABLE: Mapping[str, tuple[str, ...]] = {
     "T1w": ("t1", "t1w", "t1n", "t1native", "t1pre", "mprage", "t1mprage", "t1weighted", "mr_t1", "reg_t1", "t1_reg"),
     "T1ce": ("t1ce", "t1c", "t1gd", "t1post", "t1wpost", "t1wce", "t1contrast", "t1kmce", "t1wkm", "t1wks", "cet1", "cet1w",
-             "cegadoliniumt1w", "ce_gadolinium_t1w", "t1gadolinium", "t1wgd", "mr_t1c"),
+             "cegadoliniumt1w", "ce_gadolinium_t1w", "t1gadolinium", "t1wgd", "t1gad", "t1+c", "t1wc", "ct1", "mr_t1c"),
     "T2w": ("t2", "t2w", "t2weighted", "t2tse", "mr_t2"),
-    "FLAIR": ("flair", "fl", "t2flair", "t2f", "t2wflair", "mr_flair"),
+    "FLAIR": ("flair", "fl", "t2flair", "t2f", "t2wflair", "flairw", "mr_flair"),
     "PDw": ("pd", "pdw", "protondensity", "mr_pd"),
     "T1IR": ("t1ir", "ir", "t1_ir", "inversionrecovery"),
     "T2starw": ("t2star", "t2starw", "t2s", "gre"),
     "SWI": ("swi", "swan"),
     "DWI": ("dwi", "dwib1000", "trace", "mr_dwi"),
     "ADC": ("adc", "mr_adc"),
-    SEGMENTATION: ("seg", "segmentation", "segm", "lesion", "lesions", "consensusgt", "lesionmask", "tumor", "tumour",
+    SEGMENTATION: ("seg", "segmentation", "segm", "lesion", "lesions", "consensusgt", "lesionmask", "msk", "tumor", "tumour",
                    "ot", "dseg", "labels", "label", "roi"),
     MASK: ("mask", "brainmask", "brain_mask", "bet_mask", "mask_brain"),
 }  # fmt: skip
@@ -77,7 +77,8 @@ def resolve(word: str, extra: Mapping[str, str] | None = None) -> str:
     """
     name = canonical(word, extra)
     if name is None or name in (SEGMENTATION, MASK):
-        known = (*CONTRASTS, *(extra.values() if extra else ()))
+        own = [name for name in (extra or {}).values() if name not in (SEGMENTATION, MASK)]
+        known = (*CONTRASTS, *own)
         raise UsageError(f"unknown contrast {word!r}: {did_you_mean(word, known)} Add a name with --alias {word}=CONTRAST.")
     return name
 

@@ -99,6 +99,11 @@ class NeuralMethod(nn.Module):
         """Parameter groups; each gets an optimiser of its own. Every parameter is in exactly one."""
         return {"G": list(self.parameters())}
 
+    def optimizer_overrides(self) -> dict[str, dict[str, Any]]:
+        """What a group's optimiser does differently from `TrainConfig`: group -> ``rate`` (a factor of the learning rate),
+        ``betas``, ``weight_decay``."""
+        return {}
+
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         """One training step, in the order of the paper. Returns scalars to log."""
         raise TypeError(f"{type(self).__name__} must define step(batch, update)")

@@ -1,0 +1,310 @@
+"""The command line: verbs only. Each parses its words, calls `synthmr.pipeline`, and prints what came back.
+
+Nothing heavy is imported before a verb runs, so that ``synthmr --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from synthmr import __version__
+from synthmr.errors import SynthmrError, UsageError
+
+if TYPE_CHECKING:
+    from synthmr.console import Console
+
+app = typer.Typer(
+    name="synthmr",
+    help="Predict the MR contrast that was never acquired from the ones that were.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_state = {"verbose": 0, "quiet": False}
+
+Data = Annotated[Path, typer.Argument(help="Folder of cases (BraTS, BIDS, subject/CONTRAST.nii.gz) or a CSV/TSV table.")]
+Alias = Annotated[list[str] | None, typer.Option("--alias", help="alias=CONTRAST; may be repeated.")]
+SplitFile = Annotated[Path | None, typer.Option("--split-file", help="TSV with columns case, split.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for prepared data (default: $SYNTHMR_CACHE or ~/.cache/synthmr).")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"synthmr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="More words; -vv shows tracebacks.")] = 0,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    _state.update(verbose=verbose, quiet=quiet)
+
+
+def _console(json: bool = False) -> Console:
+    from synthmr.console import Console
+
+    return Console(quiet=bool(_state["quiet"]) or json)
+
+
+@app.command()
+def index(data: Data, alias: Alias = None, split_file: SplitFile = None, json: AsJson = False) -> None:
+    """Print cases x contrasts, what is missing, grids and problems."""
+    from synthmr import pipeline
+
+    console = _console(json)
+    summary = pipeline.describe(pipeline.index(data, alias or [], split_file))
+    if json:
+        console.json(summary)
+    else:
+        console.index(summary)
+
+
+@app.command()
+def audit(
+    data: Data,
+    sources: Annotated[str, typer.Option(help="Contrasts that will go in; default: all.")] = "",
+    target: Annotated[str, typer.Option(help="Contrasts that will come out.")] = "",
+    alias: Alias = None,
+    split_file: SplitFile = None,
+    json: AsJson = False,
+) -> None:
+    """Find what would make training wrong; exit 1 if anything would."""
+    from synthmr import pipeline
+
+    console = _console(json)
+    with console.progress("audit") as tick:
+        findings = pipeline.audit(data, sources, target, alias or [], split_file, progress=tick)
+    if json:
+        console.json([vars(finding) for finding in findings])
+    else:
+        console.findings(findings)
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def prepare(
+    data: Data,
+    sources: Annotated[str, typer.Option(help="Contrasts that go in, for example T1w,T2w.")],
+    target: Annotated[str, typer.Option(help="Contrasts that come out.")],
+    out: Annotated[Path, typer.Option(help="Folder for the prepared store; `synthmr train METHOD STORE` reads it.")],
+    method: Annotated[str, typer.Option(help="Take the preparation of this method's preset.")] = "hinet",
+    preset: Annotated[str, typer.Option(help="Preset of the method.")] = "fast",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="prepare.KEY=VALUE; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    alias: Alias = None,
+    split_file: SplitFile = None,
+    cache: Cache = None,
+) -> None:
+    """Prepare a cohort once and write it as a store that trains anywhere (a GPU machine needs no imaging library)."""
+    from synthmr import pipeline
+
+    console = _console()
+    config = pipeline.configure(method, sources, target, preset=preset, settings=settings or [], seed=seed, aliases=alias or [])
+    with console.progress("prepare") as tick:
+        store = pipeline.prepare(data, config, aliases=alias or [], split_file=split_file, cache=cache, out=out, progress=tick)
+    console.say(f"{len(store.names)} cases prepared in {out}")
+
+
+@app.command()
+def methods(json: AsJson = False) -> None:
+    """Print what each method can do."""
+    from synthmr import pipeline
+
+    console = _console(json)
+    rows = pipeline.methods()
+    if json:
+        console.json(rows)
+    else:
+        console.table("methods", rows)
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    subjects: Annotated[int, typer.Option(help="Number of subjects.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same files.")] = 0,
+    spacing: Annotated[float, typer.Option(help="Voxel edge in mm.")] = 2.0,
+    field: Annotated[float, typer.Option(help="Field strength in tesla, 1.5 or 3.")] = 3.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier phantom in OUT.")] = False,
+) -> None:
+    """Write a simulated cohort: T1w, T2w, PDw, FLAIR, T1ce, masks, labels and the noise-free truth."""
+    from synthmr import pipeline
+
+    console = _console()
+    with console.progress("phantom") as tick:
+        folders = pipeline.phantom(out, subjects, seed, spacing, field, overwrite=overwrite, progress=tick)
+    console.say(f"{len(folders)} subjects in {out}")
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Argument(help="A name of `synthmr methods`.")],
+    data: Data,
+    sources: Annotated[str, typer.Option(help="Contrasts that go in, for example T1w,T2w.")],
+    target: Annotated[str, typer.Option(help="Contrasts that come out, for example FLAIR.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    preset: Annotated[str, typer.Option(help="paper, fast, ...; see `synthmr methods`.")] = "fast",
+    steps: Annotated[int | None, typer.Option(help="Optimisation steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Minutes of training.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training samples.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. train.lr=1e-3; may be repeated.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML with any part of the configuration.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split and of every random number (default 0).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT from its last checkpoint.")] = False,
+    devices: Annotated[int, typer.Option(help="Processes or GPUs a node.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Nodes.")] = 1,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    alias: Alias = None,
+    split_file: SplitFile = None,
+    cache: Cache = None,
+    json: AsJson = False,
+) -> None:
+    """Train a method on a cohort and write a run folder."""
+    from synthmr import pipeline
+
+    budgets = {"steps": steps, "minutes": minutes, "epochs": epochs}
+    named = {name: value for name, value in budgets.items() if value is not None}
+    if len(named) > 1:
+        raise UsageError(f"--{' and --'.join(named)} were both given; give one.")
+    console = _console(json)
+    run_config = pipeline.configure(
+        method,
+        sources,
+        target,
+        preset=preset,
+        config=config,
+        settings=settings or [],
+        budget=named,
+        seed=seed,
+        aliases=alias or [],
+    )
+    with console.progress("prepare") as tick:
+        store, split = pipeline.prepared(data, run_config, aliases=alias or [], split_file=split_file, cache=cache, progress=tick)
+    with console.training(f"{method} ({run_config.preset})") as live:
+        result = pipeline.train(run_config, store, split, out, resume, devices, nodes, accelerator, live)
+    console.result(result, out, json)
+
+
+@app.command()
+def synthesize(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    inputs: Annotated[list[str], typer.Argument(help="A case or cohort folder, or CONTRAST=file words (T1w=a.nii.gz T2w=b.nii.gz).")],
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the volumes of a cohort.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write, for CONTRAST=file words.")] = None,
+    mask: Annotated[Path | None, typer.Option(help="Brain mask, for CONTRAST=file words.")] = None,
+    intensity: Annotated[str, typer.Option(help="scanner or normalized.")] = "scanner",
+    mode: Annotated[str, typer.Option(help="slices (whole) or patches (overlapping, blended).")] = "slices",
+    patch: Annotated[int, typer.Option(help="Edge of a patch in voxels, with --mode patches.")] = 128,
+    overlap: Annotated[float, typer.Option(help="Share of a patch that its neighbour covers too, with --mode patches.")] = 0.5,
+    precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace volumes that exist.")] = False,
+    split: Annotated[str, typer.Option(help="Only cases of this part of the data's split: train, validation or test.")] = "",
+    alias: Alias = None,
+    split_file: SplitFile = None,
+    json: AsJson = False,
+) -> None:
+    """Write the synthetic volume of one case, or of every case of a cohort."""
+    from synthmr import pipeline
+
+    settings = pipeline.infer_settings(mode, patch, overlap, precision)
+    console = _console(json)
+    pairs = [word for word in inputs if "=" in word and not Path(word).exists()]
+    if pairs:
+        if len(pairs) != len(inputs):
+            raise UsageError("give either one folder or CONTRAST=file words, not both.")
+        if output is None:
+            raise UsageError("CONTRAST=file words need -o FILE, the volume to write.")
+        written = pipeline.synthesize_files(run, pairs, output, mask, intensity, settings, overwrite, alias or [])
+        console.say("\n".join(str(path) for path in written))
+        if json:
+            console.json([str(path) for path in written])
+        return
+    if len(inputs) != 1 or out is None:
+        raise UsageError("a folder of cases needs --out DIR, the folder to write to; single files are given as CONTRAST=file.")
+    with console.progress("synthesize") as tick:
+        summary = pipeline.synthesize_cohort(
+            run, Path(inputs[0]), out, intensity, settings, overwrite, split, alias or [], split_file, progress=tick
+        )
+    if json:
+        console.json(pipeline.plain(summary))
+    else:
+        console.summary(summary)
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    data: Data,
+    split: Annotated[str, typer.Option(help="train, validation, test or all, as the run knows them.")] = "test",
+    against: Annotated[list[Path] | None, typer.Option(help="Another run to score beside it; may be repeated.")] = None,
+    protocol: Annotated[list[str] | None, typer.Option(help="masked-volume, hinet2020; may be repeated; default: all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV to write (default: RUN/metrics.csv).")] = None,
+    mode: Annotated[str, typer.Option(help="slices (whole) or patches (overlapping, blended).")] = "slices",
+    precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
+    alias: Alias = None,
+    split_file: SplitFile = None,
+    json: AsJson = False,
+) -> None:
+    """Score a run on held-out cases and write metrics.csv."""
+    from synthmr import pipeline
+
+    console = _console(json)
+    settings = pipeline.infer_settings(mode, 128, 0.5, precision)
+    with console.progress("evaluate") as tick:
+        rows = pipeline.evaluate(
+            [run, *(against or [])], data, split, protocol or [], settings, alias or [], split_file, progress=tick
+        )
+    path = out if out is not None else run / "metrics.csv"
+    pipeline.write_metrics(path, rows)
+    if json:
+        console.json(rows)
+    else:
+        console.scores(rows)
+        console.say(f"written to {path}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
+    subjects: Annotated[int, typer.Option(help="Number of phantom subjects.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    minutes: Annotated[float, typer.Option(help="Minutes of Hi-Net training.")] = 2.0,
+) -> None:
+    """Phantom cohort, Hi-Net, two baselines, scores and a report: the whole path in under four minutes."""
+    from synthmr.demo import run_demo
+
+    run_demo(out, subjects, seed, minutes, _console())
+
+
+def main() -> None:
+    """Entry point: one line an error, exit 1 (data) or 2 (usage); the traceback with -vv."""
+    try:
+        app()
+    except SynthmrError as error:
+        if _state["verbose"] >= 2:
+            raise
+        message = " ".join(str(error).split())
+        print(f"synthmr: error: {message}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("synthmr: stopped; what was finished is kept.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""What a person sees in a terminal: tables, progress bars, the live line of a training run. Built on rich."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console as RichConsole
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Tick(Protocol):
+    """``tick(done, total, name)``: one more piece of a long task is done."""
+
+    def __call__(self, done: int, total: int, name: str = "") -> None: ...
+
+
+class Live:
+    """The live line of a training run; `synthmr.train.log.Progress` says what is called when.
+
+    On a terminal one line is redrawn; elsewhere (a log file, CI) a plain line is printed every ``every`` seconds.
+    """
+
+    def __init__(self, progress: Progress | None, console: RichConsole, title: str, every: float = 20.0) -> None:
+        self._progress = progress
+        self._console = console
+        self._every = every
+        self._last = 0.0
+        self._task = progress.add_task(title, total=1.0, detail="") if progress is not None else None
+        self._best: float | None = None
+
+    def on_step(
+        self,
+        step: int,
+        total: int | None,
+        progress: float,
+        losses: Mapping[str, float],
+        validation_best: float | None,
+        seconds_left: float | None,
+    ) -> None:
+        """One optimisation step is done; ``progress`` in [0, 1]."""
+        self._best = validation_best
+        words = " ".join(f"{name}={value:.4g}" for name, value in list(losses.items())[:4])
+        best = f" | best validation {validation_best:.2f} dB" if validation_best is not None else ""
+        count = f"step {step}" + (f"/{total}" if total else "")
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=progress, detail=escape(f"{count} {words}{best}"))
+        elif not self._console.quiet and time.monotonic() - self._last > self._every:
+            self._last = time.monotonic()
+            left = f" | {seconds_left / 60:.1f} min left" if seconds_left is not None else ""
+            self._console.print(escape(f"{count} {words}{best}{left}"), highlight=False)
+
+    def on_validation(self, step: int, score: float, best: float) -> None:
+        """The validation cases were scored, in dB."""
+        self.on_message(f"step {step}: validation {score:.2f} dB in-brain (best {best:.2f})")
+
+    def on_message(self, text: str) -> None:
+        """Anything a person should read."""
+        self._console.print(escape(text), highlight=False)
+
+
+class Console:
+    """Prints results; with ``quiet`` only what was asked for (tables, JSON), no progress."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._out = RichConsole(soft_wrap=True)
+        self._note = RichConsole(stderr=True, quiet=quiet, soft_wrap=True)
+        self._quiet = quiet
+
+    def say(self, text: str) -> None:
+        """A line about what was done."""
+        self._note.print(escape(text), highlight=False)
+
+    def json(self, data: Any) -> None:
+        """Print JSON on standard output. Infinite values become the words of JSON5 readers: null is never a number."""
+        print(jsonlib.dumps(data, indent=1, default=str))
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Tick]:
+        """A progress bar with time left, drawn on standard error when it is a terminal."""
+        if self._quiet or not self._note.is_terminal:
+            yield self._plain_tick(title)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} {task.fields[name]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self._note, transient=True) as bar:
+            task = bar.add_task(title, total=None, name="")
+
+            def tick(done: int, total: int, name: str = "") -> None:
+                bar.update(task, completed=done, total=total, name=escape(name))
+
+            yield tick
+
+    def _plain_tick(self, title: str, every: float = 10.0) -> Tick:
+        start = last = time.monotonic()
+
+        def tick(done: int, total: int, name: str = "") -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last > every and done < total:
+                last = now
+                left = (now - start) / max(done, 1) * (total - done)
+                self.say(f"{title}: {done}/{total} {name} ({left:.0f} s left)")
+
+        return tick
+
+    @contextmanager
+    def training(self, title: str) -> Iterator[Live]:
+        """The live line of a training run."""
+        if self._quiet or not self._note.is_terminal:
+            yield Live(None, self._note, title)
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[detail]}"), TimeRemainingColumn())
+        with Progress(*columns, console=self._note) as bar:
+            yield Live(bar, self._note, title)
+
+    def table(self, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Print rows of equal keys."""
+        if not rows:
+            self.say(f"{title}: nothing to show")
+            return
+        table = Table(title=title, title_justify="left", header_style="bold")
+        for key in rows[0]:
+            table.add_column(str(key))
+        for row in rows:
+            table.add_row(*(escape(_cell(value)) for value in row.values()))
+        self._out.print(table)
+
+    def index(self, summary: Mapping[str, Any]) -> None:
+        """Print what `synthmr.io.index.describe` returned."""
+        contrasts = summary["contrasts"]
+        rows = []
+        for case in summary["cases"]:
+            marks = {name: "x" if name in case["contrasts"] else "-" for name in contrasts}
+            extra = {"mask": "x" if case["mask"] else "-", "segmentation": "x" if case["segmentation"] else "-"}
+            rows.append({"case": case["name"], **marks, **extra, "split": case["split"] or "", "grid": case["grid"]})
+        self.table(f"{summary['root']}: {len(rows)} cases, layout {summary['layout']}", rows)
+        for name, cases in summary["missing"].items():
+            if cases:
+                self._out.print(escape(f"{name} is missing in {len(cases)}: {', '.join(cases[:6])}{' ...' if len(cases) > 6 else ''}"))
+        for line in summary["problems"]:
+            self._out.print(escape(f"problem: {line}"))
+
+    def findings(self, findings: Sequence[Any]) -> None:
+        """Print what `synthmr.data.audit.audit` found."""
+        for finding in findings:
+            where = " ".join(part for part in (finding.case, finding.contrast) if part)
+            self._out.print(f"[{'red' if finding.level == 'error' else 'yellow'}]{finding.level}[/] {escape(where)}: {escape(finding.what)}")
+            self._out.print(f"    means: {escape(finding.meaning)}")
+            self._out.print(f"    fix:   {escape(finding.fix)}")
+        errors = sum(finding.level == "error" for finding in findings)
+        self._out.print(f"{errors} errors, {len(findings) - errors} warnings")
+
+    def scores(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Print mean +- sd over subjects, a table a protocol."""
+        from synthmr.evaluate.table import summarise
+
+        summary = summarise(rows)
+        for protocol in dict.fromkeys(row["protocol"] for row in summary):
+            metrics = list(dict.fromkeys(row["metric"] for row in summary if row["protocol"] == protocol))
+            lines: dict[tuple[str, str], dict[str, str]] = {}
+            for row in summary:
+                if row["protocol"] == protocol:
+                    line = lines.setdefault((row["method"], row["contrast"]), {})
+                    line["subjects"] = str(row["subjects"])
+                    line[row["metric"]] = row["text"]
+            table = [
+                {"method": method, "contrast": contrast, "subjects": line["subjects"], **{m: line.get(m, "") for m in metrics}}
+                for (method, contrast), line in lines.items()
+            ]
+            self.table(f"protocol {protocol} (mean +- sd over subjects)", table)
+
+    def summary(self, summary: Any) -> None:
+        """Print what a cohort synthesis did."""
+        for name, reason in summary.failed.items():
+            self._note.print(f"[red]failed[/] {escape(name)}: {escape(reason)}", highlight=False)
+        self._out.print(f"{len(summary.done)} written, {len(summary.skipped)} already there, {len(summary.failed)} failed", highlight=False)
+
+    def result(self, result: Any, out: Path, json: bool) -> None:
+        """Print what a training run reached."""
+        if json:
+            self.json(result.as_dict())
+            return
+        self._out.print(escape(f"{out}: {result.describe()}"), highlight=False)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)

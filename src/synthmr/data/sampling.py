@@ -1,0 +1,313 @@
+"""Training batches from a store: which slices or windows, in which order, and a thread that keeps ahead of the step.
+
+``Sampler.batch(step)`` is a pure function of (seed, step, rank): a resumed run draws what an uninterrupted one would.
+Every epoch is a permutation of all samples, shared out over the ranks.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synthmr.batch import Batch
+from synthmr.config import AugmentConfig, SampleConfig
+from synthmr.data.augment import augment
+from synthmr.data.store import Store, StoredCase
+from synthmr.errors import DataError, UsageError, did_you_mean
+
+MODES = ("slices", "patches", "tiles")
+
+
+def round_up(value: int, divisor: int) -> int:
+    """The smallest multiple of ``divisor`` that is at least ``value``."""
+    return -(-value // divisor) * divisor
+
+
+def tile_starts(size: int, tile: int) -> list[int]:
+    """First pixels of the fewest equal steps of tiles that cover ``size``; neighbours overlap."""
+    if tile >= size:
+        return [0]
+    count = -(-size // tile)
+    return [round(k * (size - tile) / (count - 1)) for k in range(count)]
+
+
+class Sampler:
+    """Draws batches from a store.
+
+    Args:
+        store: the prepared cohort.
+        names: cases to draw from.
+        sources: contrasts that go in.
+        targets: contrasts that come out.
+        sample: what a sample is.
+        augment: random changes.
+        seed: of everything drawn.
+        divisor: sizes are rounded up to its multiples.
+        rank: of this process.
+        world: number of processes.
+        paired: if False, the targets of a sample come from another subject than its sources, always.
+
+    Raises:
+        UsageError: unknown mode, or a patch larger than the crop.
+        DataError: no eligible slice, or fewer than two cases where samples are unpaired.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        names: Sequence[str],
+        sources: Sequence[str],
+        targets: Sequence[str],
+        sample: SampleConfig,
+        augment: AugmentConfig,
+        seed: int,
+        divisor: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        paired: bool = True,
+    ) -> None:
+        if sample.mode not in MODES:
+            raise UsageError(f"unknown sample.mode {sample.mode!r}: {did_you_mean(sample.mode, MODES)}")
+        if sample.batch < 1:
+            raise UsageError(f"sample.batch={sample.batch}: a batch holds at least one sample.")
+        self.cases: list[StoredCase] = [store[name] for name in names]
+        self.sources, self.targets = tuple(sources), tuple(targets)
+        self.sample, self.augment_config = sample, augment
+        self.seed, self.rank, self.world, self.paired = seed, rank, world, paired
+        if not paired and len(self.cases) < 2:
+            raise DataError(f"unpaired training needs at least 2 subjects and has {len(self.cases)}; add subjects or train paired.")
+        self.crop = self._crop_size(divisor)
+        self.size = self.crop if sample.mode == "slices" else self._patch_size(divisor)
+        self._samples = self._list_samples()
+        if not len(self._samples):
+            raise DataError(f"no slice of {len(self.cases)} cases has a brain share of sample.min_brain={sample.min_brain:g}; lower it.")
+        self._orders: dict[int, np.ndarray] = {}
+
+    def _crop_size(self, divisor: int) -> tuple[int, int]:
+        if self.sample.crop != (0, 0):
+            height, width = self.sample.crop
+        else:
+            height = max(case.mask.shape[1] for case in self.cases)
+            width = max(case.mask.shape[2] for case in self.cases)
+        if self.sample.mode == "slices":
+            return round_up(height, divisor), round_up(width, divisor)
+        return max(height, self.sample.patch[0]), max(width, self.sample.patch[1])
+
+    def _patch_size(self, divisor: int) -> tuple[int, int]:
+        height, width = self.sample.patch
+        if height % divisor or width % divisor:
+            raise UsageError(f"sample.patch={height},{width} must be multiples of {divisor} for this method.")
+        return height, width
+
+    def _list_samples(self) -> np.ndarray:
+        """``(N, 4)`` int: case, slice, first row and first column of the window in the crop (-1: drawn at random)."""
+        area = self.crop[0] * self.crop[1]
+        if self.sample.mode == "tiles":
+            rows, columns = tile_starts(self.crop[0], self.size[0]), tile_starts(self.crop[1], self.size[1])
+            windows = [(row, column) for row in rows for column in columns]
+        else:
+            windows = [(0, 0)] if self.sample.mode == "slices" else [(-1, -1)]
+        listed = [
+            (index, number, *window)
+            for index, case in enumerate(self.cases)
+            for number in np.flatnonzero(case.brain >= max(self.sample.min_brain * area, 1))
+            for window in windows
+        ]
+        return np.asarray(listed, dtype=np.int64).reshape(-1, 4)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps that draw as many samples as there are."""
+        return -(-len(self._samples) // (self.sample.batch * self.world))
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            if len(self._orders) > 3:
+                self._orders.pop(min(self._orders))
+            self._orders[epoch] = np.random.default_rng([self.seed, 11, epoch]).permutation(len(self._samples))
+        return self._orders[epoch]
+
+    def chosen(self, step: int) -> np.ndarray:
+        """``(B, 4)``: the samples of a step of this rank; windows of patches are still -1."""
+        first = (step * self.world + self.rank) * self.sample.batch
+        count = len(self._samples)
+        picks = [self._order(position // count)[position % count] for position in range(first, first + self.sample.batch)]
+        return self._samples[picks]
+
+    def partners(self, step: int) -> np.ndarray:
+        """``(B, 2)``: case and slice of the targets of an unpaired step; never a case of the same sample's sources."""
+        rng = np.random.default_rng([self.seed, 13, step, self.rank])
+        found = np.empty((self.sample.batch, 2), np.int64)
+        for row, index in enumerate(self.chosen(step)[:, 0]):
+            others = self._samples[self._samples[:, 0] != index]
+            found[row] = others[rng.integers(len(others)), :2]
+        return found
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step: images ``(B, 1, H, W)`` float32, mask, coords and, where every case has one, segmentation."""
+        rng = np.random.default_rng([self.seed, 12, step, self.rank])
+        chosen = self.chosen(step).copy()
+        random = chosen[:, 2] < 0
+        for column, (whole, part) in enumerate(zip(self.crop, self.size, strict=True)):
+            chosen[random, 2 + column] = rng.integers(0, whole - part + 1, size=int(random.sum()))
+        where = [(self.cases[index], int(number), int(row), int(column)) for index, number, row, column in chosen]
+        images = {name: self._gather(where, name) for name in self.sources}
+        other = where
+        if not self.paired:
+            partners = self.partners(step)
+            other = [
+                (self.cases[index], int(number), row, column)
+                for (index, number), (_, _, row, column) in zip(partners, where, strict=True)
+            ]
+        images |= {name: self._gather(other, name) for name in self.targets}
+        labelled = all(case.segmentation is not None for case in self.cases)
+        batch = Batch(
+            images=images,
+            mask=self._gather(where, "mask") > 0,
+            coords=self._coords(where),
+            segmentation=self._gather(where, "segmentation").long() if labelled else None,
+            paired=self.paired,
+        )
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        low = {name: self._levels(where if name in self.sources else other, name, "background") for name in images}
+        high = {name: self._levels(where if name in self.sources else other, name, "top") for name in images}
+        return augment(batch, self.augment_config, self.sources, low, high, generator)
+
+    @staticmethod
+    def _levels(where: Sequence[tuple[StoredCase, int, int, int]], name: str, kind: str) -> Tensor:
+        return torch.tensor([getattr(case, kind)(name) for case, *_ in where], dtype=torch.float32)
+
+    def _gather(self, where: Sequence[tuple[StoredCase, int, int, int]], name: str) -> Tensor:
+        """Windows of the centred crop, ``(B, 1, h, w)`` float32, background where the stored slice ends."""
+        height, width = self.size
+        out = np.empty((len(where), 1, height, width), np.float32)
+        for target, (case, number, row, column) in zip(out[:, 0], where, strict=True):
+            if name in ("mask", "segmentation"):
+                stored, fill = (case.mask if name == "mask" else case.segmentation), 0.0
+            else:
+                stored, fill = case.images[name], case.background(name)
+            if stored is None:
+                raise DataError(f"case {case.name} has no segmentation.")
+            copy_window(stored[number], target, self.crop, row, column, fill)
+        return torch.from_numpy(out)
+
+    def _coords(self, where: Sequence[tuple[StoredCase, int, int, int]]) -> Tensor:
+        """``(B, 3)``: slice, row and column of the window's centre, -1 to 1 over the case and the crop."""
+        rows = []
+        for case, number, row, column in where:
+            depth = max(len(case.brain) - 1, 1)
+            centre = [
+                2 * (first + part / 2) / whole - 1 for first, part, whole in zip((row, column), self.size, self.crop, strict=True)
+            ]
+            rows.append([2 * number / depth - 1, *centre])
+        return torch.tensor(rows, dtype=torch.float32)
+
+
+def copy_window(stored: np.ndarray, target: np.ndarray, crop: tuple[int, int], row: int, column: int, fill: float) -> None:
+    """Copy a window of the centred crop of a slice ``(H, W)`` into ``target`` ``(h, w)``; ``fill`` outside the slice."""
+    spans = []
+    for size, whole, first, part in zip(stored.shape, crop, (row, column), target.shape, strict=True):
+        begin = (size - whole) // 2 + first  # of the window, in the slice; negative where the crop is larger
+        low, high = max(begin, 0), min(begin + part, size)
+        spans.append((low, high, low - begin, high - begin))
+    (r0, r1, a0, a1), (c0, c1, b0, b1) = spans
+    if (r1 - r0, c1 - c0) != target.shape:
+        target.fill(fill)
+    if r1 > r0 and c1 > c0:
+        target[a0:a1, b0:b1] = stored[r0:r1, c0:c1]
+
+
+def case_batch(store: Store, name: str, contrasts: Sequence[str], divisor: int = 1, most: int = 0) -> Batch:
+    """All brain slices of a case as one batch.
+
+    Args:
+        store: the prepared cohort.
+        name: the case.
+        contrasts: to take along.
+        divisor: the slices are padded with background to its multiples.
+        most: take at most this many slices, evenly spaced; 0 takes all.
+    """
+    case = store[name]
+    slices = np.flatnonzero(case.brain > 0)
+    if most and len(slices) > most:
+        slices = slices[np.linspace(0, len(slices) - 1, most).round().astype(int)]
+    size = (round_up(case.mask.shape[1], divisor), round_up(case.mask.shape[2], divisor))
+
+    def take(stored: np.ndarray, fill: float) -> Tensor:
+        out = np.full((len(slices), 1, *size), fill, np.float32)
+        out[:, 0, : stored.shape[1], : stored.shape[2]] = stored[slices]
+        return torch.from_numpy(out)
+
+    return Batch(
+        images={contrast: take(case.images[contrast], case.background(contrast)) for contrast in contrasts},
+        mask=take(case.mask, 0) > 0,
+        segmentation=take(case.segmentation, 0).long() if case.segmentation is not None else None,
+    )
+
+
+class Prefetcher:
+    """Iterates ``(step, Batch)`` while one background thread prepares the next ones.
+
+    Attributes:
+        waited: seconds that the consumer has waited for data, the first batch not counted.
+    """
+
+    def __init__(self, sampler: Sampler, start: int, stop: int | None = None, depth: int = 2) -> None:
+        self.sampler, self.start, self.stop = sampler, start, stop
+        self.waited = 0.0
+        self._queue: queue.Queue[tuple[int, Batch | None, BaseException | None]] = queue.Queue(maxsize=depth)
+        self._halt = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="synthmr-prefetch", daemon=True)
+
+    def _work(self) -> None:
+        step = self.start
+        while not self._halt.is_set() and (self.stop is None or step < self.stop):
+            try:
+                item: tuple[int, Batch | None, BaseException | None] = (step, self.sampler.batch(step), None)
+            except BaseException as error:  # handed to the consumer, who raises it
+                item = (step, None, error)
+            if not self._put(item) or item[2] is not None:
+                return
+            step += 1
+        self._put((step, None, None))
+
+    def _put(self, item: tuple[int, Batch | None, BaseException | None]) -> bool:
+        while not self._halt.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __enter__(self) -> Prefetcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._halt.set()
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        first = True
+        while True:
+            begin = time.perf_counter()
+            step, batch, error = self._queue.get()
+            if not first:
+                self.waited += time.perf_counter() - begin
+            first = False
+            if error is not None:
+                raise error
+            if batch is None:
+                return
+            yield step, batch

@@ -1,0 +1,193 @@
+"""The split into training, validation and test cases: by subject, seeded, saved, or taken from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from synthmr.case import SPLITS, Case, Cohort
+from synthmr.errors import DataError, UsageError
+from synthmr.io.files import write_text
+from synthmr.io.naming import some
+from synthmr.io.table import read_split_table
+
+FRACTIONS = (0.7, 0.15, 0.15)
+
+#: keeps the split's random numbers apart from those that other stages draw from the same seed
+_PURPOSE = 0x53504C54
+
+
+@dataclass(frozen=True)
+class Split:
+    """Names of the cases of each part.
+
+    Attributes:
+        train: cases that weights and normaliser landmarks are learnt from.
+        validation: cases that choose the best weights.
+        test: cases that nothing is chosen by.
+        source: the file that gave the split, or ``seed N``.
+        left_out: a line for each case that is in no part, and why.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    source: str
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All cases of the split: training, validation, test."""
+        return (*self.train, *self.validation, *self.test)
+
+    def part(self, name: str) -> tuple[str, ...]:
+        """The cases of ``train``, ``validation``, ``test`` or ``all``.
+
+        Raises:
+            UsageError: another word.
+        """
+        if name == "all":
+            return self.names
+        if name not in SPLITS:
+            raise UsageError(f"unknown split {name!r}; allowed: {', '.join(SPLITS)}, all.")
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+
+def make_split(cohort: Cohort, needed_contrasts: Sequence[str], seed: int = 0, fractions: Sequence[float] = FRACTIONS) -> Split:
+    """Split the cases that have all needed contrasts; all cases of a subject go to one part.
+
+    The cohort's own split (``splits.tsv``, a table's column) is taken where there is one; otherwise subjects are drawn
+    by ``seed``. At least one subject is for training and one for validation; with two subjects there is no test part.
+
+    Args:
+        cohort: from `synthmr.io.index.index`.
+        needed_contrasts: sources and targets.
+        seed: of the draw.
+        fractions: of the subjects for training, validation and test; they add up to 1.
+
+    Raises:
+        DataError: no case has all contrasts, fewer than two subjects, the cohort's split lacks training or validation
+            cases, or puts one subject into two parts.
+        UsageError: fractions that are no fractions.
+    """
+    _check_fractions(fractions)
+    needed = list(dict.fromkeys(needed_contrasts))
+    usable: list[Case] = []
+    left_out: list[str] = []
+    for case in cohort.cases:
+        missing = [name for name in needed if name not in case.images]
+        if missing:
+            left_out.append(f"{case.name}: has no {', '.join(missing)}")
+        else:
+            usable.append(case)
+    if not usable:
+        raise DataError(
+            f"no case of {cohort.root} has all of {', '.join(needed)} ({some(left_out)}); "
+            "choose other contrasts, or see `synthmr index` for what is there."
+        )
+    if any(case.split for case in cohort.cases):
+        return _given(cohort, usable, left_out)
+    return _drawn(cohort, usable, left_out, seed, fractions)
+
+
+def _check_fractions(fractions: Sequence[float]) -> None:
+    fine = len(fractions) == 3 and all(0 <= part <= 1 for part in fractions) and abs(sum(fractions) - 1) < 1e-6
+    if not fine or not fractions[0] or not fractions[1]:
+        raise UsageError(
+            f"fractions {tuple(fractions)}: give three numbers (train, validation, test) that add up to 1, the first two above 0."
+        )
+
+
+def _given(cohort: Cohort, usable: Sequence[Case], left_out: list[str]) -> Split:
+    """The cohort's own split.
+
+    Raises:
+        DataError: it shares a subject, or lacks training or validation cases.
+    """
+    source = cohort.split_source or cohort.root
+    parts: dict[str, list[str]] = {name: [] for name in SPLITS}
+    for case in usable:
+        if case.split is None:
+            left_out.append(f"{case.name}: {source.name} gives it no split")
+        else:
+            parts[case.split].append(case.name)
+    shared = shared_subjects({name: [case for case in usable if case.split == name] for name in SPLITS})
+    if shared:
+        subject, where = next(iter(shared.items()))
+        raise DataError(f"{source} puts subject {subject} into {' and '.join(where)}; keep all cases of a subject in one part.")
+    for name in ("train", "validation"):
+        if not parts[name]:
+            why = f" ({some(left_out)})" if left_out else ""
+            raise DataError(f"{source} leaves no {name} case that has all contrasts{why}; name at least one with split {name}.")
+    return Split(tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["test"]), str(source), tuple(left_out))
+
+
+def _drawn(cohort: Cohort, usable: Sequence[Case], left_out: list[str], seed: int, fractions: Sequence[float]) -> Split:
+    """Draw subjects.
+
+    Raises:
+        DataError: fewer than two subjects.
+    """
+    subjects = sorted({case.subject for case in usable})
+    if len(subjects) < 2:
+        also = f" Left out: {some(left_out)}." if left_out else ""
+        raise DataError(
+            f"{cohort.root} has only 1 subject ({subjects[0]}) with all contrasts; training needs at least 2, one to train "
+            f"on and one to validate with. Add subjects.{also}"
+        )
+    order = [subjects[i] for i in np.random.default_rng([seed, _PURPOSE]).permutation(len(subjects))]
+    validation, test = _counts(len(subjects), fractions)
+    part = dict.fromkeys(order[:validation], "validation")
+    part |= dict.fromkeys(order[validation : validation + test], "test")
+    names: dict[str, list[str]] = {name: [] for name in SPLITS}
+    for case in usable:
+        names[part.get(case.subject, "train")].append(case.name)
+    return Split(tuple(names["train"]), tuple(names["validation"]), tuple(names["test"]), f"seed {seed}", tuple(left_out))
+
+
+def _counts(subjects: int, fractions: Sequence[float]) -> tuple[int, int]:
+    """How many of two or more subjects are for validation and for test; at least one remains for training."""
+    validation = max(1, round(subjects * fractions[1]))
+    test = max(1, round(subjects * fractions[2])) if fractions[2] > 0 and subjects > 2 else 0
+    while validation + test >= subjects:
+        if test > 1 or validation == 1:
+            test -= 1
+        else:
+            validation -= 1
+    return validation, test
+
+
+def shared_subjects(parts: Mapping[str, Sequence[Case]]) -> dict[str, list[str]]:
+    """Subjects with cases in more than one part -> those parts."""
+    where: dict[str, list[str]] = {}
+    for name, cases in parts.items():
+        for subject in dict.fromkeys(case.subject for case in cases):
+            where.setdefault(subject, []).append(name)
+    return {subject: names for subject, names in where.items() if len(names) > 1}
+
+
+def write_split(path: Path, split: Split) -> None:
+    """Write a split as TSV with columns case and split; `--split-file` reads it.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    lines = [f"{name}\t{part}" for part in SPLITS for name in split.part(part)]
+    write_text(path, "\n".join(["case\tsplit", *lines]) + "\n")
+
+
+def read_split(path: Path) -> Split:
+    """Read a split that `write_split` wrote; its ``source`` is the file.
+
+    Raises:
+        DataError: the file cannot be read, is no split table, or lacks training or validation cases.
+    """
+    table = read_split_table(path)
+    parts = {part: tuple(name for name, word in table.items() if word == part) for part in SPLITS}
+    for name in ("train", "validation"):
+        if not parts[name]:
+            raise DataError(f"{path} names no {name} case; it needs at least one.")
+    return Split(parts["train"], parts["validation"], parts["test"], str(path))

@@ -1,0 +1,364 @@
+"""Synthetic volumes on disk: scanner units, the source's grid, a sidecar that says where they come from.
+
+A result is named ``OUT/<case>_desc-synth_<CONTRAST>.nii.gz`` (a valid BIDS derivative name where the case is
+``sub-01_ses-02``) with ``.json`` beside it. Image and sidecar appear together or not at all. A result counts as done if
+its sidecar names the same run, settings and input checksums and the image still has the checksum written there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synthmr.case import Case, Cohort, PreparedCase, Volume
+from synthmr.contrasts import MASK, SEGMENTATION, squeeze
+from synthmr.errors import DataError, SynthmrError, UsageError, did_you_mean
+from synthmr.infer.precision import best_device, resolve_precision
+from synthmr.infer.predict import InferSettings, predict_case
+
+if TYPE_CHECKING:
+    from synthmr.run import LoadedRun
+
+INTENSITIES = ("scanner", "normalized")
+
+#: intensity -> what a voxel's value means, for the sidecar
+UNITS = {
+    "scanner": "scanner-like units: the gain is the median over the training cases, not this scanner's; background 0",
+    "normalized": "the target normaliser's range mapped to 0 (background) .. 1 (top), not clipped: the units of `synthmr evaluate`",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a cohort synthesis did.
+
+    Attributes:
+        done: cases that were written.
+        skipped: cases whose results were there already.
+        failed: case -> why.
+        notes: case -> what is odd about its files (sform against qform, a mask that was guessed, ...).
+    """
+
+    done: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def output_path(out: Path, case: str, contrast: str) -> Path:
+    """Where a cohort's result goes."""
+    return out / f"{case}_desc-synth_{contrast}.nii.gz"
+
+
+def synthesize_files(
+    run: LoadedRun,
+    files: Mapping[str, Path],
+    output: Path,
+    mask: Path | None = None,
+    intensity: str = "scanner",
+    settings: InferSettings | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Synthesise from single files.
+
+    Args:
+        run: trained.
+        files: contrast -> file.
+        output: file to write; where the run has several targets, ``_CONTRAST`` is put before the suffix of each.
+        mask: brain mask on the same grid.
+        intensity: scanner or normalized.
+        settings: how to predict.
+        overwrite: replace what is there. Without it a result that is done already is left as it is.
+
+    Returns:
+        The images, one a target.
+
+    Raises:
+        UsageError: a contrast too many or too few, an output that is an input or exists, or an unknown word.
+        DataError: an input that cannot be used, or an output that cannot be written.
+    """
+    from synthmr.io.index import index_files
+    from synthmr.io.nifti import stem
+
+    spec, config = run.method.spec, run.config
+    extra = [name for name in files if name not in config.sources]
+    if extra:
+        raise UsageError(f"this run takes {', '.join(config.sources)} and was given {', '.join(extra)} too; leave that out.")
+    absent = [name for name in config.sources if name not in files]
+    if absent and not spec.any_subset:
+        raise UsageError(f"this run of {spec.name} needs {', '.join(absent)} too; add {absent[0]}=FILE.")
+    given = {**files, **({MASK: mask} if mask is not None else {})}
+    case = index_files(given, {squeeze(name): name for name in files}, name=stem(output))
+    outputs = {config.targets[0]: output}
+    if len(config.targets) > 1:
+        suffix = output.name[len(stem(output)) :]
+        outputs = {name: output.with_name(f"{stem(output)}_{name}{suffix}") for name in config.targets}
+    job = _Job(run, intensity, settings or InferSettings(), overwrite)
+    job.check_outputs(case, outputs)
+    if not job.is_done(case, outputs):
+        job.synthesize(case, outputs)
+    return list(outputs.values())
+
+
+def synthesize_cohort(
+    run: LoadedRun,
+    cohort: Cohort,
+    out: Path,
+    intensity: str = "scanner",
+    settings: InferSettings | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Summary:
+    """Synthesise every case of a cohort; a case that fails does not stop the others.
+
+    Args:
+        run: trained.
+        cohort: its cases need the run's sources; other contrasts are not read.
+        out: folder for the results; made if it is not there.
+        intensity: scanner or normalized.
+        settings: how to predict.
+        overwrite: make everything again. Without it, results that are done are skipped, and a file that is in the way
+            of another result fails the case.
+        progress: called as ``progress(done, total, case)``.
+
+    Raises:
+        UsageError: an unknown word, or an output that is an input.
+        DataError: ``out`` cannot be written to.
+    """
+    job = _Job(run, intensity, settings or InferSettings(), overwrite)
+    plans = {case.name: {name: output_path(out, case.name, name) for name in run.config.targets} for case in cohort.cases}
+    for case in cohort.cases:
+        job.check_outputs(case, plans[case.name])
+    _make_folder(out)
+    done, skipped, failed, notes = [], [], {}, {}
+    for number, case in enumerate(cohort.cases):
+        if progress is not None:
+            progress(number, len(cohort.cases), case.name)
+        try:
+            if job.is_done(case, plans[case.name]):
+                skipped.append(case.name)
+                continue
+            remarks = job.synthesize(case, plans[case.name])
+            done.append(case.name)
+            if remarks:
+                notes[case.name] = remarks
+        except (SynthmrError, OSError, RuntimeError, MemoryError) as error:
+            # torch reports memory that ran out as RuntimeError
+            failed[case.name] = " ".join(str(error).split()) or type(error).__name__
+    if progress is not None:
+        progress(len(cohort.cases), len(cohort.cases), "")
+    return Summary(tuple(done), tuple(skipped), failed, notes)
+
+
+def _make_folder(out: Path) -> None:
+    """Make the folder for results.
+
+    Raises:
+        DataError: it cannot be made or written to.
+    """
+    from synthmr.io.files import write_error
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(out, error) from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise DataError(f"{out} cannot be written: no permission. Choose a folder that you may write to.")
+
+
+class _Job:
+    """What all cases of one call share."""
+
+    def __init__(self, run: LoadedRun, intensity: str, settings: InferSettings, overwrite: bool) -> None:
+        from synthmr.methods.contract import NeuralMethod
+
+        if intensity not in INTENSITIES:
+            raise UsageError(f"unknown intensity {intensity!r}: {did_you_mean(intensity, INTENSITIES)}")
+        self.run, self.intensity, self.settings, self.overwrite = run, intensity, settings, overwrite
+        self.device = best_device() if isinstance(run.method, NeuralMethod) else "cpu"
+        # refuse wrong words before anything is read
+        self.precision = resolve_precision(settings.precision, settings.channels_last, self.device)
+        if isinstance(run.method, NeuralMethod):
+            run.method.to(self.device)
+
+    def inputs(self, case: Case) -> dict[str, Path]:
+        """The files of a case that go in: its sources, then the mask and, for methods that need it, the segmentation.
+
+        Raises:
+            DataError: a source that the run cannot do without is missing.
+        """
+        names = self.run.config.sources
+        if self.run.method.spec.any_subset and any(name in case.images for name in names):
+            names = tuple(name for name in names if name in case.images)
+        files = {name: case.image(name) for name in names}
+        if case.mask is not None:
+            files[MASK] = case.mask
+        if SEGMENTATION in self.run.method.spec.needs and case.segmentation is not None:
+            files[SEGMENTATION] = case.segmentation
+        return files
+
+    def check_outputs(self, case: Case, outputs: Mapping[str, Path]) -> None:
+        """Refuse to write over anything that a case consists of.
+
+        Raises:
+            UsageError: an output is an input, or no NIfTI name.
+        """
+        from synthmr.io.nifti import check_output
+
+        labels = [path for path in (case.mask, case.segmentation) if path is not None]
+        for path in outputs.values():
+            check_output(path, [*case.images.values(), *labels])
+
+    def is_done(self, case: Case, outputs: Mapping[str, Path]) -> bool:
+        """Whether all results are there and stem from this run, these settings and these inputs.
+
+        Raises:
+            DataError: something else is in the way, and `overwrite` is off.
+        """
+        if self.overwrite:
+            return False
+        there = {name: path for name, path in outputs.items() if path.exists()}
+        if not there:
+            return False
+        expected = self._identity(case)
+        for path in there.values():
+            reason = _difference(path, expected)
+            if reason:
+                raise DataError(f"{path} exists {reason}; --overwrite replaces it, another --out keeps it.")
+        return len(there) == len(outputs)
+
+    def _identity(self, case: Case) -> dict[str, Any]:
+        """The part of a sidecar that decides whether a result is the one asked for."""
+        from synthmr.io.files import sha256
+
+        return {
+            "run_hash": self.run.hash,
+            "inputs": {name: sha256(path) for name, path in self.inputs(case).items()},
+            "intensity": self.intensity,
+            "inference": _plain(asdict(self.settings)),
+        }
+
+    def synthesize(self, case: Case, outputs: Mapping[str, Path]) -> tuple[str, ...]:
+        """Predict and write all targets of a case; returns what is odd about its files.
+
+        Raises:
+            DataError: an input cannot be used, the prediction is not finite, or an output cannot be written.
+        """
+        from synthmr.prepare.case import load_case, prepare_images
+
+        config = self.run.config
+        files = self.inputs(case)
+        names = [name for name in files if name not in (MASK, SEGMENTATION)]
+        volumes, mask, labels = load_case(case, names, SEGMENTATION in files)
+        prepared = prepare_images(volumes, config.prepare, config.targets, mask, labels, self.run.landmarks, case.name)
+        predicted = predict_case(
+            self.run.method, prepared, tuple(outputs), config.prepare.plane, self.settings, self.run.target_normalizers
+        )
+        like = volumes[names[0]]
+        notes = _notes(volumes, prepared)
+        for contrast, path in outputs.items():
+            array = to_disk_units(predicted[contrast], prepared, self.run.target_normalizers[contrast], self.intensity)
+            self._write(path, array, like, case, contrast, files, notes)
+        return notes
+
+    def _write(
+        self,
+        path: Path,
+        array: np.ndarray,
+        like: Volume,
+        case: Case,
+        contrast: str,
+        files: Mapping[str, Path],
+        notes: Iterable[str],
+    ) -> None:
+        """Write image and sidecar so that a reader finds both or neither.
+
+        Raises:
+            DataError: they cannot be written.
+        """
+        from synthmr.io.files import atomic, sha256
+        from synthmr.io.nifti import save
+        from synthmr.io.provenance import description, sidecar, write_sidecar
+
+        method = self.run.config.method
+        data = sidecar(
+            contrast=contrast,
+            method=method,
+            run_hash=self.run.hash,
+            inputs=files,
+            case=case.name,
+            intensity=self.intensity,
+            settings={
+                "inference": _plain(asdict(self.settings)),
+                "units": UNITS[self.intensity],
+                "target_normalizer": dict(self.run.target_normalizers[contrast]),
+                "computed_with": {"precision": self.precision.name, "device": str(self.device)},
+                "notes": list(notes),
+            },
+        )
+        with atomic(path) as temporary:
+            try:
+                save(temporary, array, like, description(method, contrast, self.run.hash))
+            except DataError as error:
+                raise DataError(str(error).replace(str(temporary), str(path))) from None
+            # the sidecar first, the image by the rename that ends this block: a sidecar whose image is missing or
+            # has another checksum is not taken for a result
+            write_sidecar(path, {**data, "image_sha256": sha256(temporary)})
+
+
+def to_disk_units(
+    predicted: np.ndarray, prepared: PreparedCase, params: Mapping[str, Any], intensity: str = "scanner"
+) -> np.ndarray:
+    """A normalised prediction on the prepared grid -> the values and the grid that are written.
+
+    Args:
+        predicted: ``(X, Y, Z)`` on the prepared grid, in the target normaliser's units.
+        prepared: for the mask and the way back to the source grid.
+        params: the run's normaliser parameters of the target (the median over the training cases).
+        intensity: scanner (normaliser inverted) or normalized (0 to 1).
+
+    Returns:
+        ``(I, J, K)`` float32 in the source's axis order, exactly 0 outside the brain.
+    """
+    from synthmr.prepare.case import restore
+    from synthmr.prepare.normalize import invert, to_unit
+
+    values = invert(predicted, params) if intensity == "scanner" else to_unit(predicted, params)
+    return restore(np.where(prepared.mask, values, np.float32(0)).astype(np.float32), prepared, fill=0.0)
+
+
+def _notes(volumes: Mapping[str, Volume], prepared: PreparedCase) -> tuple[str, ...]:
+    """What is odd about the files, each sentence once."""
+    odd = [f"{name}: {note}" for name, volume in volumes.items() for note in volume.notes]
+    return tuple(dict.fromkeys([*odd, *(step["notice"] for step in prepared.history if step.get("notice"))]))
+
+
+def _plain(data: Any) -> Any:
+    """As it reads back from JSON."""
+    return json.loads(json.dumps(data))
+
+
+def _difference(path: Path, expected: Mapping[str, Any]) -> str:
+    """Why the result at ``path`` is not the one expected; empty if it is."""
+    from synthmr.io.files import sha256
+    from synthmr.io.provenance import sidecar_path
+
+    try:
+        data = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+        inputs = {entry["contrast"]: entry["sha256"] for entry in data["inputs"]}
+        found = {"run_hash": data["run_hash"], "inputs": inputs, "intensity": data["intensity"]}
+        found["inference"] = data["settings"]["inference"]
+        digest = data["image_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "without a readable synthmr sidecar"
+    words = {"run_hash": "another run", "inputs": "other input files", "intensity": "another intensity scale"}
+    for key, value in expected.items():
+        if found[key] != value:
+            return f"and stems from {words.get(key, 'other inference settings')}"
+    return "" if sha256(path) == digest else "and was changed after synthmr wrote it"

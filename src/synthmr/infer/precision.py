@@ -1,0 +1,72 @@
+"""Which number format and memory order a device computes in: bf16 and channels-last where it gains from them.
+
+One place decides for training and inference, so that a run is validated as it will be used.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from synthmr.errors import UsageError, did_you_mean
+
+PRECISIONS = ("auto", "32", "bf16")
+SWITCHES = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How to compute on one device.
+
+    Attributes:
+        name: 32 or bf16 (autocast; weights stay float32).
+        channels_last: images and convolution weights in channels-last memory order.
+    """
+
+    name: str
+    channels_last: bool
+
+    def autocast(self, device: torch.device | str) -> AbstractContextManager[object]:
+        """The context to run a network in."""
+        if self.name == "bf16":
+            return torch.autocast(torch.device(device).type, torch.bfloat16)
+        return nullcontext()
+
+
+def has_fast_bf16(device: torch.device | str = "cpu") -> bool:
+    """Whether the device has instructions for bf16. Without them it is emulated, and slower than float32."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cpu":
+        # private names, the only way to ask torch; one that has gone means no
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
+    return False
+
+
+def resolve_precision(precision: str = "auto", channels_last: str = "auto", device: torch.device | str = "cpu") -> Precision:
+    """Settle what ``auto`` means on a device.
+
+    Args:
+        precision: auto (bf16 where the device has instructions for it), 32 or bf16.
+        channels_last: auto, on or off. Auto is on for CPU and CUDA: on a CPU float32 convolutions gain from it too.
+        device: that computes.
+
+    Raises:
+        UsageError: an unknown word.
+    """
+    for key, value, allowed in (("precision", precision, PRECISIONS), ("channels_last", channels_last, SWITCHES)):
+        if value not in allowed:
+            raise UsageError(f"{key}={value!r}: {did_you_mean(str(value), allowed)}")
+    device = torch.device(device)
+    name = precision if precision != "auto" else ("bf16" if has_fast_bf16(device) else "32")
+    last = channels_last == "on" or (channels_last == "auto" and device.type in ("cpu", "cuda"))
+    return Precision(name, last)
+
+
+def best_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,151 @@
+"""Atomic writes and checksums: what is written is either whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synthmr.errors import DataError
+
+#: errno -> what a person can do about it
+_FIXES = {
+    errno.ENOSPC: "Free some space there, or write to another disk.",
+    errno.EDQUOT: "Your quota there is used up: free some space, or write to another disk.",
+    errno.EACCES: "Choose a folder that you may write to.",
+    errno.EPERM: "Choose a folder that you may write to.",
+    errno.EROFS: "Choose a folder that you may write to.",
+    errno.ENOTDIR: "A file stands where a folder is needed; choose another path.",
+    errno.EEXIST: "A file stands where a folder is needed; choose another path.",
+    errno.EISDIR: "A folder of that name exists; choose another name.",
+    errno.ENOTEMPTY: "A folder of that name exists; choose another name.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+}
+
+
+def write_error(path: Path, error: OSError) -> DataError:
+    """The one-line error for an operating-system error while writing ``path``."""
+    fix = _FIXES.get(error.errno or 0, "Check the disk and the path.")
+    return DataError(f"{path} cannot be written: {error.strerror or error}. {fix}")
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    """Make ``folder`` and return the folders that were not there before, deepest first."""
+    made = []
+    probe = folder
+    while not probe.exists() and probe != probe.parent:
+        made.append(probe)
+        probe = probe.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Push a file to the disk: some file systems report that they are full only here."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+
+@contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """Write a file or folder under a temporary name and rename it when the block ends well.
+
+    The temporary path lies in the same folder (so that the rename is atomic), keeps the suffix, and does not exist
+    yet: the block writes a file there, or makes a folder. An existing file at ``path`` is replaced; a non-empty
+    folder is not. If the block fails, nothing remains, parent folders made for it included.
+
+    Yields:
+        The temporary path.
+
+    Raises:
+        DataError: the disk is full, the folder is not writable, a folder of that name exists, ...
+    """
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    made: list[Path] = []
+    try:
+        made = _make_parents(path.parent)
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            _remove(temporary)
+            for folder in made:
+                folder.rmdir()
+        # an OSError without errno (a bad gzip) or about another file (an input) is not about writing this one
+        if isinstance(error, OSError) and error.errno is not None and _concerns(error, path, temporary):
+            raise write_error(path, error) from None
+        raise
+
+
+def _concerns(error: OSError, path: Path, temporary: Path) -> bool:
+    if error.filename is None:
+        return True
+    named = Path(os.fsdecode(error.filename))
+    return temporary in (named, *named.parents) or named == path or named in path.parents
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write UTF-8 text atomically.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, data: Any) -> None:
+    """Write JSON atomically, indented, with a final newline. NaN and infinity are refused: JSON has no word for them.
+
+    Raises:
+        DataError: it cannot be written.
+        ValueError: ``data`` holds NaN or infinity.
+    """
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sha256(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hex.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def sha256_array(array: np.ndarray) -> str:
+    """SHA-256 of an array's type, shape and values (in C order), in hex."""
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def same_file(a: Path | str, b: Path | str) -> bool:
+    """Whether two paths are the same file (through links and ``..``); works for paths that do not exist yet."""
+    a, b = Path(a), Path(b)
+    if a.exists() and b.exists():
+        return a.samefile(b)
+    return a.resolve() == b.resolve()

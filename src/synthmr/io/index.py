@@ -1,0 +1,187 @@
+"""Find the cases of a folder or table: `index` for cohorts, `index_files` for single files, `describe` for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from synthmr.case import SPLITS, Case, Cohort
+from synthmr.contrasts import CONTRASTS, MASK, SEGMENTATION, canonical, resolve
+from synthmr.errors import DataError, UsageError
+from synthmr.io.layouts import bids_anat_folders, bids_cases, folder_cases
+from synthmr.io.naming import Problems, parse_name, subject_of
+from synthmr.io.nifti import Grid, grid_text, is_nifti, read_grid, same_grid, stem
+from synthmr.io.table import apply_split, is_table, table_cases
+
+#: names of the split file that is looked for in a data folder
+SPLIT_FILES = ("splits.tsv", "splits.csv")
+
+
+def index(root: Path | str, aliases: Mapping[str, str] | None = None, split_file: Path | str | None = None) -> Cohort:
+    """Find the cases of ``root``.
+
+    Args:
+        root: a folder (BIDS; BraTS; CASE/CONTRAST.nii.gz; one single case) or a CSV/TSV table.
+        aliases: further contrast names, from `synthmr.contrasts.parse_aliases`.
+        split_file: table with columns case and split; default: ``splits.tsv`` in the folder, where there is one.
+
+    Raises:
+        DataError: no such folder, no images in it, or a wrong table or split file.
+    """
+    root = Path(root)
+    problems = Problems()
+    if not root.exists():
+        raise DataError(f"no such folder: {root}. Check the path.")
+    if root.is_file():
+        if is_nifti(root):
+            raise DataError(f"{root} is one image; give the folder of its case or cohort.")
+        if not is_table(root):
+            raise DataError(f"{root} is neither a folder nor a .csv or .tsv table.")
+        layout, cases = "table", table_cases(root, aliases, problems)
+    elif bids_anat_folders(root):
+        layout, cases = "bids", bids_cases(root, aliases, problems)
+    else:
+        cases = folder_cases(root, aliases, problems)
+        brats = any(case.name.lower().startswith("brats") or _is_vsd(case) for case in cases)
+        layout = "brats" if brats else "folder"
+    if not cases:
+        why = "; ".join(problems.lines())
+        raise DataError(f"{root} holds no case with an image whose contrast is known{': ' + why if why else '.'}")
+    repeated = [name for name, times in Counter(case.name for case in cases).items() if times > 1]
+    if repeated:
+        raise DataError(f"{root} has two cases called {repeated[0]}; rename a folder, or list the files in a CSV/TSV table.")
+    source = _find_split_file(root, split_file)
+    if source is not None:
+        cases = apply_split(cases, source, problems)
+    elif any(case.split for case in cases):
+        source = root
+    ordered = sorted((_ordered(case) for case in cases), key=lambda case: case.name)
+    return Cohort(root, layout, tuple(ordered), problems.lines(), source)
+
+
+def _is_vsd(case: Case) -> bool:
+    return any(path.name.startswith("VSD.") for path in case.images.values())
+
+
+def _find_split_file(root: Path, given: Path | str | None) -> Path | None:
+    if given is not None:
+        given = Path(given)
+        if not given.is_file():
+            raise DataError(f"no such split file: {given}. Check the path.")
+        return given
+    return next((root / name for name in SPLIT_FILES if (root / name).is_file()), None)
+
+
+def _ordered(case: Case) -> Case:
+    """The case with its contrasts in the order of the contrast table, own names last."""
+    rank = {name: i for i, name in enumerate(CONTRASTS)}
+    names = sorted(case.images, key=lambda name: (rank.get(name, len(rank)), name))
+    images = {name: case.images[name] for name in names}
+    return Case(case.name, case.subject, images, case.mask, case.segmentation, case.split)
+
+
+def index_files(pairs: Mapping[str, Path | str], aliases: Mapping[str, str] | None = None, name: str = "") -> Case:
+    """Make a case of single files.
+
+    Args:
+        pairs: contrast (any alias; also ``mask`` and ``segmentation``) -> file.
+        aliases: further contrast names.
+        name: of the case; default: the first image's file name without its contrast, else its folder's name.
+
+    Raises:
+        DataError: a file does not exist.
+        UsageError: unknown contrast, a contrast or a file given twice, or no image.
+    """
+    files: dict[str, Path] = {}
+    for word, given in pairs.items():
+        path = Path(given)
+        label = canonical(word, aliases)
+        contrast = label if label in (MASK, SEGMENTATION) else resolve(word, aliases)
+        if contrast in files:
+            raise UsageError(f"{contrast} was given twice: {files[contrast]} and {path}; give each contrast once.")
+        twin = next((other for other, file in files.items() if file == path), None)
+        if twin is not None:
+            raise UsageError(f"{path} was given as {twin} and as {contrast}; give each contrast its own file.")
+        if not path.is_file():
+            raise DataError(
+                f"{contrast}: {path} {'is a folder' if path.is_dir() else 'does not exist'}; give a .nii or .nii.gz file."
+            )
+        files[contrast] = path
+    images = {contrast: path for contrast, path in files.items() if contrast not in (MASK, SEGMENTATION)}
+    if not images:
+        raise UsageError("no image was given; write for example T1w=a.nii.gz.")
+    if not name:
+        first = next(iter(images.values()))
+        parsed = parse_name(stem(first), aliases)
+        name = (parsed.prefix if parsed else stem(first)) or first.resolve().parent.name or "case"
+    return Case(name, subject_of(name), images, files.get(MASK), files.get(SEGMENTATION))
+
+
+def describe(cohort: Cohort) -> dict[str, Any]:
+    """What a cohort holds, as plain JSON data; reads headers only.
+
+    Returns:
+        root, layout, split_source; ``contrasts`` (all names); ``cases``: [{name, subject, contrasts, mask,
+        segmentation, split, grid}], where ``grid`` is words, or ``differs`` with the contrasts of each grid;
+        ``missing``: contrast -> names of the cases without it; ``grids``: [{shape, spacing, orientation, images}],
+        the most frequent first; ``splits``: split -> number of cases; ``problems``: lines.
+    """
+    problems = list(cohort.problems)
+    counts: Counter[tuple[tuple[int, ...], tuple[float, ...], str]] = Counter()
+    cases = []
+    for case in cohort.cases:
+        grids: dict[str, Grid] = {}
+        for contrast, path in case.images.items():
+            try:
+                grids[contrast] = read_grid(path, f"{contrast} of case {case.name}")
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            problems += [f"{contrast} of case {case.name}: {note}" for note in grids[contrast].notes]
+            grid = grids[contrast]
+            counts[grid.shape, tuple(round(edge, 3) for edge in grid.spacing), grid.orientation] += 1
+        cases.append(
+            {
+                "name": case.name,
+                "subject": case.subject,
+                "contrasts": list(case.images),
+                "mask": case.mask is not None,
+                "segmentation": case.segmentation is not None,
+                "split": case.split,
+                "grid": _grid_words(grids),
+            }
+        )
+    contrasts = [name for name in CONTRASTS if name in cohort.contrasts]
+    contrasts += sorted(set(cohort.contrasts) - set(contrasts))
+    return {
+        "root": str(cohort.root),
+        "layout": cohort.layout,
+        "split_source": str(cohort.split_source) if cohort.split_source is not None else None,
+        "contrasts": contrasts,
+        "cases": cases,
+        "missing": {name: [case.name for case in cohort.cases if name not in case.images] for name in contrasts},
+        "grids": [
+            {"shape": list(shape), "spacing": list(spacing), "orientation": letters, "images": images}
+            for (shape, spacing, letters), images in counts.most_common()
+        ],
+        "splits": {name: sum(case.split == name for case in cohort.cases) for name in SPLITS},
+        "problems": problems,
+    }
+
+
+def _grid_words(grids: Mapping[str, Grid]) -> str:
+    """The grid of a case's images, or which contrasts lie on which."""
+    if not grids:
+        return "unreadable"
+    groups: list[tuple[Grid, list[str]]] = []
+    for contrast, grid in grids.items():
+        home = next((names for other, names in groups if same_grid(other, grid)), None)
+        if home is None:
+            groups.append((grid, [contrast]))
+        else:
+            home.append(contrast)
+    if len(groups) == 1:
+        return grid_text(groups[0][0])
+    return "differs: " + "; ".join(f"{', '.join(names)}: {grid_text(grid)}" for grid, names in groups)

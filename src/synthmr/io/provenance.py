@@ -1,0 +1,74 @@
+"""What a synthetic volume says of itself: a line in its header and a JSON file beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from synthmr import __version__
+from synthmr.io.files import sha256, write_json
+from synthmr.io.nifti import stem
+
+
+def description(method: str, contrast: str, run_hash: str) -> str:
+    """Text for the NIfTI header's ``descrip`` field, at most 79 characters, the important words first."""
+    return f"SYNTHETIC {contrast} synthmr {__version__} {method} run {run_hash}"[:79]
+
+
+def sidecar_path(image: Path) -> Path:
+    """``flair.nii.gz`` -> ``flair.json`` in the same folder."""
+    return image.with_name(stem(image) + ".json")
+
+
+def sidecar(
+    *,
+    contrast: str,
+    method: str,
+    run_hash: str,
+    inputs: Mapping[str, Path],
+    case: str = "",
+    intensity: str = "scanner",
+    settings: Mapping[str, Any] | None = None,
+    date: datetime | None = None,
+) -> dict[str, Any]:
+    """Describe a synthetic volume as JSON data.
+
+    Args:
+        contrast: canonical name of what was predicted.
+        method: name of the method.
+        run_hash: hash of the run's configuration and weights.
+        inputs: contrast -> file that went in; each is read for its checksum.
+        case: name of the case.
+        intensity: scanner or normalized.
+        settings: further JSON data (inference settings, normaliser parameters).
+        date: of the synthesis; default: now.
+
+    Raises:
+        DataError: an input cannot be read.
+    """
+    return {
+        "synthetic": True,
+        "notice": "This image was predicted by a model from other images. It was not acquired and is not for diagnosis.",
+        "contrast": contrast,
+        "case": case,
+        "method": method,
+        "run_hash": run_hash,
+        "inputs": [{"contrast": name, "path": str(path), "sha256": sha256(path)} for name, path in inputs.items()],
+        "intensity": intensity,
+        "settings": dict(settings or {}),
+        "software": {"name": "synthmr", "version": __version__},
+        "date": (date or datetime.now(UTC)).isoformat(timespec="seconds"),
+    }
+
+
+def write_sidecar(image: Path, data: Mapping[str, Any]) -> Path:
+    """Write a sidecar beside an image, atomically; returns its path.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    path = sidecar_path(image)
+    write_json(path, dict(data))
+    return path

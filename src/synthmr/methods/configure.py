@@ -1,0 +1,143 @@
+"""From a method, a preset and a person's words to one checked `RunConfig`. Order: defaults < preset < YAML < --set < budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from synthmr.config import RunConfig, from_dict, merge, nest, parse_settings
+from synthmr.errors import UsageError, did_you_mean
+from synthmr.methods.contract import check_request
+
+BUDGETS = ("steps", "epochs", "minutes")
+
+Range = tuple[float, float] | None
+
+
+def get_preset(method: Any, name: str) -> dict[str, Any]:
+    """The overrides of a preset, nested by section.
+
+    Raises:
+        UsageError: the method has no such preset.
+    """
+    if name not in method.presets:
+        raise UsageError(f"{method.spec.name} has no preset {name!r}: {did_you_mean(name, method.presets)}")
+    return nest(method.presets[name])
+
+
+def build_config(
+    method: Any,
+    preset: str,
+    yaml: Mapping[str, Any],
+    settings: Sequence[str],
+    sources: Sequence[str],
+    targets: Sequence[str],
+    seed: int | None = None,
+    budget: Mapping[str, float] | None = None,
+    value_range: Callable[[str], Range] = lambda name: None,
+) -> RunConfig:
+    """Merge and check.
+
+    Args:
+        method: a class of the registry.
+        preset: where to start from.
+        yaml: parts of a configuration file, nested.
+        settings: ``key=value`` words.
+        sources: canonical names that go in.
+        targets: canonical names that come out.
+        seed: of the run; None leaves what the file says, or 0.
+        budget: one of steps, epochs, minutes from the command line; it replaces the preset's.
+        value_range: normaliser name -> its bounds, or None.
+
+    Raises:
+        UsageError: an unknown key or value, or a request that the method cannot meet.
+    """
+    typed = parse_settings(settings, method.Options)
+    named = {**yaml.get("train", {}), **typed.get("train", {}), **(budget or {})}
+    data = merge(merge(get_preset(method, preset), _without_names(yaml, method.spec.name, sources, targets)), typed)
+    if budget or any(key in named for key in BUDGETS):
+        # a budget that a person gave replaces the preset's, whatever its unit
+        last = dict(budget or {}) or {key: typed.get("train", {}).get(key) for key in BUDGETS if key in typed.get("train", {})}
+        last = last or {key: value for key, value in named.items() if key in BUDGETS}
+        data = merge(data, {"train": {**dict.fromkeys(BUDGETS, 0), **last}})
+    if seed is not None:
+        data["seed"] = seed
+    options = data.pop("options", {})
+    head = {"method": method.spec.name, "preset": preset, "sources": tuple(sources), "targets": tuple(targets)}
+    config = from_dict(RunConfig, {**data, **head})
+    config = dataclasses.replace(config, options=from_dict(method.Options, options, "options."))
+    _check_training(config, method)
+    check_request(method.spec, config.sources, config.targets, value_range(config.prepare.normalizer))
+    if config.prepare.source_normalizer:
+        value_range(config.prepare.source_normalizer)  # refuses an unknown name
+    return config
+
+
+def restore_config(method: Any, data: Mapping[str, Any]) -> RunConfig:
+    """The configuration that a run folder saved.
+
+    Raises:
+        UsageError: it holds unknown keys or values of the wrong type.
+    """
+    plain = dict(data)
+    options = from_dict(method.Options, plain.pop("options", None) or {}, "options.")
+    return dataclasses.replace(from_dict(RunConfig, plain), options=options)
+
+
+def _without_names(yaml: Mapping[str, Any], method: str, sources: Sequence[str], targets: Sequence[str]) -> dict[str, Any]:
+    """A saved config.yaml can be given as ``--config``; what it says of method and contrasts must not contradict the call."""
+    rest = dict(yaml)
+    for key, given in (("method", method), ("sources", list(sources)), ("targets", list(targets))):
+        stored = rest.pop(key, given)
+        if stored != given:
+            raise UsageError(f"the configuration file says {key}: {stored} and the call says {given}; change one of them.")
+    rest.pop("preset", None)
+    return rest
+
+
+def _check_training(config: RunConfig, method: Any) -> None:
+    """Values that have a type but make no sense."""
+    train, sample, augment = config.train, config.sample, config.augment
+    words: list[tuple[str, object, Sequence[str]]] = [
+        ("train.optimizer", train.optimizer, ("adam", "adamw")),
+        ("train.schedule", train.schedule, ("constant", "linear", "cosine")),
+        ("train.precision", train.precision, ("auto", "32", "bf16")),
+        ("train.channels_last", train.channels_last, ("auto", "on", "off")),
+        ("sample.mode", sample.mode, ("slices", "patches", "tiles")),
+        ("prepare.plane", config.prepare.plane, ("axial", "coronal", "sagittal")),
+        ("prepare.mask", config.prepare.mask, ("auto", "file", "nonzero", "otsu")),
+    ]
+    for key, value, allowed in words:
+        if value not in allowed:
+            raise UsageError(f"{key}={value!r}: {did_you_mean(str(value), allowed)}")
+    limits: list[tuple[str, float, float, float]] = [
+        ("train.lr", train.lr, 0, 10),
+        ("train.beta1", train.beta1, 0, 0.9999999),
+        ("train.beta2", train.beta2, 0, 0.9999999),
+        ("train.ema", train.ema, 0, 0.9999999),
+        ("train.decay_start", train.decay_start, 0, 0.9999999),
+        ("train.clip", train.clip, 0, float("inf")),
+        ("train.weight_decay", train.weight_decay, 0, 10),
+        ("sample.batch", sample.batch, 1, 4096),
+        ("sample.min_brain", sample.min_brain, 0, 1),
+        ("prepare.margin", config.prepare.margin, 0, 1000),
+        ("prepare.percentile", config.prepare.percentile, 50, 100),
+        ("augment.flip", augment.flip, 0, 1),
+        ("augment.rotate", augment.rotate, 0, 180),
+        ("augment.scale", augment.scale, 0, 0.9),
+        ("augment.gain", augment.gain, 0, 0.99),
+        ("augment.curve", augment.curve, 0, 1),
+        ("augment.bias", augment.bias, 0, 0.99),
+    ]
+    limits += [(f"train.{name}", getattr(train, name), 0, 1e12) for name in (*BUDGETS, "warmup", "validate_every", "patience")]
+    for key, number, low, high in limits:
+        if not low <= number <= high:
+            raise UsageError(f"{key}={number:g} is outside {low:g} to {high:g}.")
+    given = [key for key in BUDGETS if getattr(train, key)]
+    if given and not hasattr(method, "step"):
+        raise UsageError(f"{config.method} is fitted in one go and takes no --{given[0]}; leave it out.")
+    if len(given) > 1:
+        raise UsageError(f"train.{' and train.'.join(given)} are both set; give one budget.")
+    if not given and hasattr(method, "step"):
+        raise UsageError(f"{method.spec.name} needs a budget: --steps, --epochs or --minutes.")

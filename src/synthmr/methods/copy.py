@@ -1,0 +1,99 @@
+"""`copy`: the best single source after a monotone map. The floor that any synthesis must beat.
+
+For each source an isotonic regression (scikit-learn; increasing or decreasing, whichever fits) maps its intensities to the
+target's, learnt on brain voxels of the training cases; the source whose mapped image has the least squared error is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synthmr.batch import Batch
+from synthmr.errors import UsageError
+from synthmr.methods.contract import FittedMethod, Spec, check_wanted
+from synthmr.methods.parts.voxels import sample_voxels
+
+
+@dataclass(frozen=True)
+class CopyOptions:
+    """Options of `copy`.
+
+    Attributes:
+        voxels: brain voxels drawn from each training case.
+        knots: points that each map is stored with, at quantiles of the source.
+    """
+
+    voxels: int = 20_000
+    knots: int = 256
+
+    def __post_init__(self) -> None:
+        if self.voxels < 100 or self.knots < 2:
+            raise UsageError(f"options.voxels={self.voxels}, options.knots={self.knots}: at least 100 voxels and 2 knots.")
+
+
+class Copy(FittedMethod):
+    """The best single source after a monotone map."""
+
+    spec: ClassVar[Spec] = Spec(
+        name="copy", title="best single source after a monotone intensity map", sources=(1, 16), targets=(1, 8), dims=(2, 3)
+    )
+    Options: ClassVar[type] = CopyOptions
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {}, "paper": {}}
+
+    def __init__(self, options: CopyOptions, sources: Sequence[str], targets: Sequence[str]) -> None:
+        super().__init__(options, sources, targets)
+        self._maps: dict[str, tuple[int, np.ndarray, np.ndarray]] = {}
+
+    def fit(self, cases: Callable[[], Iterable[Batch]], seed: int) -> dict[str, float]:
+        """Fit a map a source and target; returns the root mean squared error of each."""
+        from sklearn.isotonic import IsotonicRegression
+
+        x, y = sample_voxels(cases(), self.sources, self.targets, self.options.voxels, seed)
+        logs = {}
+        for column, target in enumerate(self.targets):
+            best = np.inf
+            for index, source in enumerate(self.sources):
+                values = x[:, index]
+                model = IsotonicRegression(increasing="auto" if np.ptp(values) else True, out_of_bounds="clip")
+                model.fit(values, y[:, column])
+                error = float(np.sqrt(np.mean((model.predict(values) - y[:, column]) ** 2)))
+                logs[f"rmse_{source}_{target}"] = error
+                if error < best:
+                    best = error
+                    knots = np.unique(np.quantile(values, np.linspace(0, 1, self.options.knots)))
+                    self._maps[target] = (index, knots, model.predict(knots))
+        return logs
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Source index, knots and values of each target's map."""
+        out: dict[str, np.ndarray] = {}
+        for target, (index, knots, values) in self._maps.items():
+            out |= {f"{target}.source": np.asarray([index]), f"{target}.knots": knots, f"{target}.values": values}
+        return out
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Inverse of `state`.
+
+        Raises:
+            KeyError: the state is of another method or lacks a target.
+        """
+        self._maps = {t: (int(state[f"{t}.source"][0]), state[f"{t}.knots"], state[f"{t}.values"]) for t in self.targets}
+
+    def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Map the chosen source: contrast -> ``(B, 1, H, W)``."""
+        _, targets = check_wanted(self, batch, wanted)
+        out = {}
+        for target in targets:
+            if target not in self._maps:
+                raise UsageError("copy was not fitted; call fit, or load a run.")
+            index, knots, values = self._maps[target]
+            image = batch.images[self.sources[index]]
+            mapped = np.interp(image.cpu().numpy(), knots, values).astype(np.float32)
+            out[target] = torch.from_numpy(mapped).to(image.device)
+        return out

@@ -1,0 +1,89 @@
+"""`unet`: a plain U-Net with an L1 loss, all sources as channels, all targets as channels. MONAI's `BasicUNet`.
+
+The baseline that a paper's extra machinery must beat. There is no paper of its own; preset ``paper`` is the U-Net of
+Ronneberger et al. 2015 in width (64 filters), trained with Adam, and ``fast`` a quarter of that for a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from monai.networks.nets import BasicUNet
+from torch import Tensor
+
+from synthmr.batch import Batch
+from synthmr.errors import UsageError
+from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
+
+
+@dataclass(frozen=True)
+class UNetOptions:
+    """Options of `unet`.
+
+    Attributes:
+        filters: width of the first level; four poolings double it up to 16 times.
+    """
+
+    filters: int = 64
+
+    def __post_init__(self) -> None:
+        if self.filters < 1:
+            raise UsageError(f"options.filters={self.filters}: at least 1.")
+
+
+class UNet(NeuralMethod):
+    """L1 U-Net."""
+
+    spec: ClassVar[Spec] = Spec(
+        name="unet",
+        title="U-Net, L1 loss, sources as channels (MONAI BasicUNet)",
+        paper="Ronneberger et al., MICCAI 2015 (network)",
+        doi="10.1007/978-3-319-24574-4_28",
+        sources=(1, 16),
+        targets=(1, 8),
+        divisor=16,
+    )
+    Options: ClassVar[type] = UNetOptions
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {"train.epochs": 100, "train.lr": 2e-4, "sample.batch": 8},
+        "fast": {
+            "options.filters": 16,
+            "sample.batch": 8,
+            "augment.flip": 0.5,
+            "train.minutes": 12.0,
+            "train.optimizer": "adamw",
+            "train.lr": 1e-3,
+            "train.beta1": 0.9,
+            "train.weight_decay": 1e-2,
+            "train.schedule": "cosine",
+            "train.decay_start": 0.4,
+            "train.warmup": 50,
+            "train.ema": 0.998,
+        },
+    }
+
+    def __init__(self, options: UNetOptions, sources: Sequence[str], targets: Sequence[str]) -> None:
+        super().__init__(options, sources, targets)
+        width = options.filters
+        self.network = BasicUNet(
+            spatial_dims=2,
+            in_channels=len(self.sources),
+            out_channels=len(self.targets),
+            features=(width, 2 * width, 4 * width, 8 * width, 16 * width, width),
+        )
+
+    def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
+        """L1 between the output and the targets."""
+        loss = F.l1_loss(self.network(batch.stack(self.sources)).float(), batch.stack(self.targets))
+        update("G", loss)
+        return {"G_l1": loss}
+
+    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Predict the targets."""
+        sources, targets = check_wanted(self, batch, wanted)
+        out = self.network(batch.stack(sources)).float()
+        order = {name: column for column, name in enumerate(self.targets)}
+        return {name: out[:, order[name] : order[name] + 1] for name in targets}

@@ -1,0 +1,355 @@
+"""The run folder: what a training run leaves and what synthesis and evaluation read. JSON, YAML, TSV and safetensors; no pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synthmr.config import RunConfig, config_hash, read_yaml, to_dict
+from synthmr.data.split import Split, read_split, write_split
+from synthmr.errors import RunError, SynthmrError, UsageError, did_you_mean
+from synthmr.io.files import sha256, write_error, write_json, write_text
+from synthmr.methods import registry
+from synthmr.methods.configure import restore_config
+from synthmr.methods.contract import FittedMethod
+
+CHECKPOINTS = ("best", "last")
+WEIGHTS, AVERAGE = "model.safetensors", "ema.safetensors"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and small files of a run; `load_run` gives the method itself."""
+
+    path: Path
+
+    @property
+    def log_path(self) -> Path:
+        """JSON lines."""
+        return self.path / "log.jsonl"
+
+    def checkpoint(self, which: str) -> Path:
+        """Folder of a checkpoint, ``best`` or ``last``: the one before, where a kill cut a swap off (see `swapped`).
+
+        Nothing is renamed here: a run can be read while it trains, and where it is read-only.
+        """
+        folder = self.path / "checkpoints" / which
+        aside = folder.with_name(which + ".old")
+        return aside if not folder.is_dir() and aside.is_dir() else folder
+
+    @staticmethod
+    def create(path: Path, config: RunConfig, split: Split, info: Mapping[str, Any]) -> RunFolder:
+        """Make a new run folder.
+
+        Raises:
+            UsageError: ``path`` exists and is not empty.
+            DataError: it cannot be written.
+        """
+        import yaml
+
+        refuse_used(path)
+        write_text(path / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
+        write_split(path / "split.tsv", split)
+        run = RunFolder(path)
+        run.write_info(info)
+        return run
+
+    @staticmethod
+    def open(path: Path) -> RunFolder:
+        """Open a run folder.
+
+        Raises:
+            RunError: it does not exist, or is no run folder.
+        """
+        if not path.is_dir():
+            raise RunError(f"there is no run folder {path}; `synthmr train ... --out {path}` makes one.")
+        for name in ("config.yaml", "split.tsv", "run.json"):
+            if not (path / name).is_file():
+                raise RunError(f"{path} is no run folder, or a damaged one: {name} is missing.")
+        return RunFolder(path)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """``run.json``.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        try:
+            data = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            if not isinstance(data, dict):
+                raise ValueError("no JSON object")
+            return data
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path}/run.json of the run is damaged ({error}); restore it or train again.") from None
+
+    def write_info(self, info: Mapping[str, Any]) -> None:
+        """Replace ``run.json``."""
+        write_json(self.path / "run.json", to_dict(info))
+
+    @property
+    def config(self) -> RunConfig:
+        """``config.yaml``.
+
+        Raises:
+            RunError: it is damaged, or names a method or key that this installation lacks.
+        """
+        try:
+            data = read_yaml(self.path / "config.yaml")
+            return restore_config(registry.load(str(data.get("method", ""))), data)
+        except (SynthmrError, TypeError) as error:
+            raise RunError(f"the run {self.path} has a config.yaml that cannot be used: {error}") from None
+
+    @property
+    def split(self) -> Split:
+        """``split.tsv``.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        try:
+            return read_split(self.path / "split.tsv")
+        except SynthmrError as error:
+            raise RunError(f"the run {self.path} has a damaged split.tsv: {error}") from None
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one JSON line. NaN and infinity become words, because JSON has no numbers for them.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        try:
+            with self.log_path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(_finite(to_dict(record)), allow_nan=False) + "\n")
+        except OSError as error:
+            raise write_error(self.log_path, error) from None
+
+    def trim_log(self, step: int) -> None:
+        """Drop the lines after ``step`` and a line that a kill cut short: the resumed run writes them again."""
+        kept = [record for record in self.records() if record.get("step", 0) <= step and not record.get("finished")]
+        write_text(self.log_path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def records(self) -> list[dict[str, Any]]:
+        """All log lines; a last line that a kill cut short is passed over."""
+        if not self.log_path.is_file():
+            return []
+        found = []
+        for line in self.log_path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found
+
+
+def refuse_used(path: Path) -> None:
+    """Check that a new run may be written to ``path``.
+
+    Raises:
+        UsageError: it exists and is not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path} exists and is not empty; give another --out, or continue an unfinished run with --resume.")
+
+
+def _finite(data: Any) -> Any:
+    """Plain data with NaN and infinity as words."""
+    if isinstance(data, dict):
+        return {key: _finite(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_finite(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
+
+
+@contextmanager
+def swapped(folder: Path) -> Iterator[Path]:
+    """Write a folder anew so that a kill at any moment leaves the old one or the new one.
+
+    The new folder is written beside and flushed to the disk, the old one renamed away, the new one renamed in.
+    `RunFolder.checkpoint` finds the old one where a kill fell between the two renames.
+
+    Raises:
+        DataError: the disk is full or not writable; the old folder is kept.
+    """
+    fresh, aside = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    try:
+        if aside.is_dir() and not folder.is_dir():
+            aside.replace(folder)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        yield fresh
+        for path in (*fresh.iterdir(), fresh):
+            _flush(path)
+        if folder.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.replace(aside)
+        fresh.replace(folder)
+    except OSError as error:
+        if aside.is_dir() and not folder.is_dir():
+            aside.replace(folder)
+        raise write_error(folder, error) from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Push a file or folder to the disk, so that a power cut after the renames finds it whole."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def method_state(method: Any) -> dict[str, np.ndarray]:
+    """Everything a method has learnt, as named arrays (buffers included)."""
+    if isinstance(method, FittedMethod):
+        return {name: np.asarray(array) for name, array in method.state().items()}
+    return {name: value.detach().cpu().contiguous().numpy() for name, value in method.state_dict().items()}
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Write named arrays as safetensors; the same arrays give the same bytes.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors.numpy import save
+
+    # asarray, because ascontiguousarray makes (1,) of the shape () of counters; own writing, because the library's
+    # error for a full disk is no OSError
+    path.write_bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata=dict(metadata or {})))
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Read safetensors.
+
+    Raises:
+        RunError: the file is missing, cut short or no safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: the run has no such checkpoint yet, or is damaged; train it, or resume it.") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path} of the run is damaged ({' '.join(str(error).split())}); restore it or train again.") from None
+
+
+def load_state(method: Any, state: Mapping[str, np.ndarray], where: Path) -> None:
+    """Give a method what it learnt.
+
+    Raises:
+        RunError: the arrays are not this method's: names or shapes differ.
+    """
+    import torch
+
+    problem = ""
+    if isinstance(method, FittedMethod):
+        try:
+            method.load_state(state)
+            problem = _difference(method_state(method), state)
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            problem = f"{type(error).__name__}: {error}"
+    else:
+        problem = _difference(method_state(method), state)
+        if not problem:
+            method.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()})
+    if problem:
+        raise RunError(f"{where} does not hold weights of this {method.spec.name} ({problem}); they are of another method or configuration.")
+
+
+def _difference(own: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> str:
+    """Where two states differ in names or shapes; empty if nowhere."""
+    for name in sorted(set(own) ^ set(given)):
+        return f"{name} is {'missing' if name in own else 'unknown'}"
+    for name in own:
+        if own[name].shape != given[name].shape:
+            return f"{name} has shape {given[name].shape}, not {own[name].shape}"
+    return ""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedRun:
+    """A run that can predict.
+
+    Attributes:
+        folder: where it is.
+        method: rebuilt, with weights, in evaluation mode.
+        config: its configuration.
+        split: its split.
+        info: ``run.json``.
+        hash: of configuration and weights: the run's name in every sidecar.
+    """
+
+    folder: RunFolder
+    method: Any
+    config: RunConfig
+    split: Split
+    info: Mapping[str, Any]
+    hash: str
+
+    @property
+    def landmarks(self) -> Mapping[str, Mapping[str, Any]]:
+        """nyul landmarks, contrast -> landmarks."""
+        return dict(self.info.get("landmarks", {}))
+
+    @property
+    def target_normalizers(self) -> Mapping[str, dict[str, Any]]:
+        """contrast -> the median of the training cases' normaliser parameters."""
+        return dict(self.info["target_normalizers"])
+
+
+def build_method(config: RunConfig) -> Any:
+    """A fresh method of a configuration; the caller seeds torch."""
+    return registry.load(config.method)(config.options, config.sources, config.targets)
+
+
+def run_hash(config: RunConfig, weights: Path) -> str:
+    """Twelve hex digits that change with the configuration or any weight."""
+    return config_hash([to_dict(config), sha256(weights)])
+
+
+def load_run(path: Path, which: str = "best") -> LoadedRun:
+    """Load a run for prediction.
+
+    Args:
+        path: run folder.
+        which: best (by validation) or last; of both, the averaged weights where the run kept an average.
+
+    Raises:
+        UsageError: ``which`` is neither.
+        RunError: no run, a damaged one, one without a checkpoint, or weights of another method.
+    """
+    folder = RunFolder.open(path)
+    config, split, info = folder.config, folder.split, folder.info
+    if which not in CHECKPOINTS:
+        raise UsageError(f"unknown checkpoint {which!r}: {did_you_mean(which, CHECKPOINTS)}")
+    weights = folder.checkpoint(which) / WEIGHTS
+    if which == "last" and (weights.parent / AVERAGE).is_file():
+        weights = weights.parent / AVERAGE
+    if not weights.is_file():
+        raise RunError(
+            f"the run {path} has no {which} checkpoint (status: {info.get('status', 'unknown')}); continue it with"
+            " `synthmr train ... --resume`, or train it again."
+        )
+    state = read_arrays(weights)
+    method = build_method(config)
+    load_state(method, state, weights)
+    if not isinstance(method, FittedMethod):
+        method.eval()
+    if "target_normalizers" not in info:
+        raise RunError(f"{path}/run.json lacks target_normalizers; the run is damaged, train it again.")
+    return LoadedRun(folder, method, config, split, info, run_hash(config, weights))

@@ -1,0 +1,124 @@
+"""Checkpoints: weights, their average and the optimisers' state as safetensors, the counters as JSON. Never pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from synthmr.errors import RunError
+from synthmr.run import WEIGHTS, RunFolder, load_state, method_state, read_arrays, save_arrays, swapped
+
+AVERAGE, OPTIMIZER, STATE = "ema.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass
+class State:
+    """The counters of a run.
+
+    Attributes:
+        step: steps done.
+        elapsed: seconds of training, over all sessions.
+        waited: seconds of that spent waiting for data.
+        best: best validation score in dB; None before the first.
+        best_step: its step.
+        stale: validations since.
+    """
+
+    step: int = 0
+    elapsed: float = 0.0
+    waited: float = 0.0
+    best: float | None = None
+    best_step: int = 0
+    stale: int = 0
+
+
+def save_last(
+    run: RunFolder,
+    method: nn.Module,
+    average: nn.Module | None,
+    groups: dict[str, list[nn.Parameter]],
+    optimizers: dict[str, torch.optim.Optimizer],
+    state: State,
+) -> None:
+    """Write ``checkpoints/last``: all that a resumed run needs."""
+    with swapped(run.checkpoint("last")) as folder:
+        save_arrays(folder / WEIGHTS, method_state(method))
+        if average is not None:
+            save_arrays(folder / AVERAGE, method_state(average))
+        save_arrays(folder / OPTIMIZER, _optimizer_arrays(method, groups, optimizers))
+        (folder / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+
+
+def save_best(run: RunFolder, method: object, state: State) -> None:
+    """Write ``checkpoints/best``: the weights that are used afterwards."""
+    with swapped(run.checkpoint("best")) as folder:
+        save_arrays(folder / WEIGHTS, method_state(method))
+        (folder / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+
+
+def load_last(
+    run: RunFolder,
+    method: nn.Module,
+    average: nn.Module | None,
+    groups: dict[str, list[nn.Parameter]],
+    optimizers: dict[str, torch.optim.Optimizer],
+) -> State:
+    """Inverse of `save_last`; a run without a checkpoint starts from its beginning.
+
+    Raises:
+        RunError: the checkpoint is damaged or of another configuration.
+    """
+    folder = run.checkpoint("last")
+    if not folder.is_dir():
+        return State()
+    load_state(method, read_arrays(folder / WEIGHTS), folder / WEIGHTS)
+    if average is not None:
+        load_state(average, read_arrays(folder / AVERAGE), folder / AVERAGE)
+    _load_optimizers(method, groups, optimizers, read_arrays(folder / OPTIMIZER), folder / OPTIMIZER)
+    try:
+        return State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{folder / STATE} of the run is damaged ({error}); remove {folder} to start the run anew.") from None
+
+
+def _names(method: nn.Module) -> dict[int, str]:
+    return {id(param): name for name, param in method.named_parameters()}
+
+
+def _optimizer_arrays(
+    method: nn.Module, groups: dict[str, list[nn.Parameter]], optimizers: dict[str, torch.optim.Optimizer]
+) -> dict[str, np.ndarray]:
+    """``group/parameter/quantity`` -> array, for every tensor that an optimiser keeps."""
+    names = _names(method)
+    return {
+        f"{group}/{names[id(param)]}/{key}": value.detach().cpu().contiguous().numpy()
+        for group, params in groups.items()
+        for param in params
+        for key, value in optimizers[group].state.get(param, {}).items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def _load_optimizers(
+    method: nn.Module,
+    groups: dict[str, list[nn.Parameter]],
+    optimizers: dict[str, torch.optim.Optimizer],
+    arrays: dict[str, np.ndarray],
+    where: Path,
+) -> None:
+    params = {f"{group}/{name}": param for group, members in groups.items() for param in members for name in [_names(method)[id(param)]]}
+    for key, array in arrays.items():
+        owner, _, quantity = key.rpartition("/")
+        if owner not in params:
+            raise RunError(f"{where} holds the state of {owner}, which this method lacks; the checkpoint is of another configuration.")
+        param, group = params[owner], owner.partition("/")[0]
+        value = torch.from_numpy(array.copy())
+        if quantity != "step":
+            # the moments keep the memory order of their parameter, so that a resumed run adds in the same order
+            value = torch.empty_like(param).copy_(value)
+        optimizers[group].state[param][quantity] = value

@@ -1,0 +1,57 @@
+"""What ``run.json`` says when a run starts."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from synthmr import __version__
+from synthmr.config import RunConfig
+from synthmr.data.split import Split
+from synthmr.data.store import Store
+from synthmr.prepare.normalize import median_params
+
+
+def machine() -> dict[str, Any]:
+    """Kind of processor, cores and GPU: what speed depends on, nothing that names a host."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+    return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def run_info(config: RunConfig, store: Store, split: Split, parameters: dict[str, int], precision: str, world: int) -> dict[str, Any]:
+    """The record of a run that begins: who, what, with which data."""
+    versions = {}
+    for name in ("torch", "numpy", "lightning-fabric", "lightning", "monai", "nibabel", "scikit-learn"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    training = [store[name].normalizers for name in split.train]
+    return {
+        "synthmr": __version__,
+        "versions": versions,
+        "status": "training",
+        "method": config.method,
+        "sources": list(config.sources),
+        "targets": list(config.targets),
+        "training_cases": list(split.train),
+        "target_normalizers": {name: median_params([params[name] for params in training]) for name in config.targets},
+        "landmarks": dict(store.landmarks),
+        "store": store.fingerprint,
+        "parameters": parameters,
+        "precision": precision,
+        "processes": world,
+        "machine": machine(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,75 @@
+"""Who is told how a run goes: the progress protocol, and TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from synthmr.errors import MissingExtra
+
+
+class Progress(Protocol):
+    """What a live display implements; see `synthmr.console.Live`."""
+
+    def on_step(
+        self,
+        step: int,
+        total: int | None,
+        progress: float,
+        losses: Mapping[str, float],
+        validation_best: float | None,
+        seconds_left: float | None,
+    ) -> None:
+        """Some steps are done: their mean losses, the share of the run in [0, 1], the best validation score so far in dB."""
+
+    def on_validation(self, step: int, score: float, best: float) -> None:
+        """The validation cases were scored, in dB."""
+
+    def on_message(self, text: str) -> None:
+        """Something that a person should read."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def on_step(
+        self,
+        step: int,
+        total: int | None,
+        progress: float,
+        losses: Mapping[str, float],
+        validation_best: float | None,
+        seconds_left: float | None,
+    ) -> None:
+        """See `Progress`."""
+
+    def on_validation(self, step: int, score: float, best: float) -> None:
+        """See `Progress`."""
+
+    def on_message(self, text: str) -> None:
+        """See `Progress`."""
+
+
+class Board:
+    """TensorBoard events.
+
+    Raises:
+        MissingExtra: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise MissingExtra("train.tensorboard=true needs TensorBoard: pip install 'synthmr[tensorboard]'.") from None
+        self._writer = SummaryWriter(str(folder))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add scalars."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._writer.close()

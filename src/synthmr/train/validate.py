@@ -1,0 +1,88 @@
+"""Validation during training: in-brain PSNR of every validation subject, and a picture of one slice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from synthmr.batch import Batch
+from synthmr.data.sampling import case_batch
+from synthmr.data.store import Store
+from synthmr.infer.precision import Precision
+
+#: brain slices of a subject that are scored during training, evenly spaced
+MOST_SLICES = 24
+#: slices predicted at once
+CHUNK = 8
+
+
+def predict_batch(method: Any, batch: Batch, device: torch.device, precision: Precision) -> dict[str, torch.Tensor]:
+    """Predict all slices of a batch, a few at a time: target -> ``(B, 1, H, W)`` float32 on the CPU."""
+    sources = batch.only(method.sources)
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in method.targets}
+    with torch.inference_mode(), precision.autocast(device):
+        for first in range(0, batch.size, CHUNK):
+            some = Batch(
+                images={name: image[first : first + CHUNK] for name, image in sources.images.items()},
+                mask=sources.mask[first : first + CHUNK] if sources.mask is not None else None,
+            )
+            for name, image in method(some.to(device, precision.channels_last)).items():
+                parts[name].append(image.float().cpu())
+    return {name: torch.cat(images) for name, images in parts.items()}
+
+
+def validate(
+    method: Any, store: Store, names: Sequence[str], device: torch.device, precision: Precision, divisor: int
+) -> dict[str, float]:
+    """In-brain PSNR in dB of each validation subject, the mean over targets, on [0, 1] of the truth's normaliser."""
+    scores = {}
+    for name in names:
+        batch = case_batch(store, name, (*method.sources, *method.targets), divisor, MOST_SLICES)
+        predicted = predict_batch(method, batch, device, precision)
+        inside = batch.mask
+        values = []
+        for target, image in predicted.items():
+            span = store[name].top(target) - store[name].background(target)
+            error = (image - batch.images[target])[inside] / span
+            mse = float(error.double().square().mean())
+            values.append(-10 * math.log10(mse) if mse > 0 else math.inf)
+        scores[name] = float(np.mean(values))
+    return scores
+
+
+def slice_figure(
+    method: Any, store: Store, name: str, device: torch.device, precision: Precision, divisor: int, path: Path, title: str
+) -> None:
+    """Write a PNG of the validation case's middle brain slice: sources, then truth, prediction and absolute error a target."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    batch = case_batch(store, name, (*method.sources, *method.targets), divisor, 3)
+    predicted = predict_batch(method, batch, device, precision)
+    case = store[name]
+
+    def unit(image: torch.Tensor, contrast: str) -> np.ndarray:
+        low, high = case.background(contrast), case.top(contrast)
+        # (H, W) -> rows from superior or anterior down, as a reader expects
+        return np.rot90((image[len(image) // 2, 0].numpy() - low) / (high - low))
+
+    panels: list[tuple[str, np.ndarray, str, float]] = [(c, unit(batch.images[c], c), "gray", 1.0) for c in method.sources]
+    for target, image in predicted.items():
+        truth, guess = unit(batch.images[target], target), unit(image, target)
+        panels += [(target, truth, "gray", 1.0), (f"{target} predicted", guess, "gray", 1.0), ("absolute error", abs(guess - truth), "magma", 0.5)]
+    figure = Figure(figsize=(2.4 * len(panels), 3.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=9)
+    for axes, (label, shades, colours, top) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        shown = axes.imshow(shades, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
+        axes.set_title(label, fontsize=8)
+        axes.set_axis_off()
+        if colours != "gray":
+            figure.colorbar(shown, ax=axes, shrink=0.7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)

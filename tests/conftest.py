@@ -1,0 +1,69 @@
+"""Shared fixtures: a phantom cohort, and the command line as a subprocess."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+#: small enough for a 2-core machine, real enough for every stage: 4 mm voxels, five subjects
+SUBJECTS, SPACING = 5, 4
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of this test session, so that no user's cache is read or written."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def synthmr(cache: Path) -> Run:
+    """Call the command line in a process of its own: ``synthmr("train", "hinet", ...)``."""
+
+    def call(*words: object, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "SYNTHMR_CACHE": str(cache), "OMP_NUM_THREADS": "2", "COLUMNS": "200", **environment}
+        command = [sys.executable, "-m", "synthmr.cli", *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=600)
+        assert done.returncode == code, f"exit {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory, synthmr: Run) -> Path:
+    """A phantom cohort on disk. Read only: copy it before changing it."""
+    out = tmp_path_factory.mktemp("phantom") / "cohort"
+    synthmr("phantom", out, "--subjects", SUBJECTS, "--seed", 7, "--spacing", SPACING)
+    return out
+
+
+def train_words(method: str, data: Path, out: Path, *more: object) -> list[object]:
+    """The words of a training call on the phantom."""
+    return ["-q", "train", method, data, "--sources", "T1w,T2w", "--target", "FLAIR", "--out", out, *more]
+
+
+#: a Hi-Net that trains in seconds
+TINY = ("--steps", 6, "--set", "options.filters=4", "--set", "sample.batch=2", "--set", "train.validate_every=3")
+
+
+@pytest.fixture(scope="session")
+def hinet_run(phantom: Path, synthmr: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished Hi-Net run of a few steps. Read only."""
+    out = tmp_path_factory.mktemp("runs") / "hinet"
+    synthmr(*train_words("hinet", phantom, out, *TINY))
+    return out
+
+
+@pytest.fixture(scope="session")
+def linear_run(phantom: Path, synthmr: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished linear run. Read only."""
+    out = tmp_path_factory.mktemp("runs") / "linear"
+    synthmr(*train_words("linear", phantom, out))
+    return out
