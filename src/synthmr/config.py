@@ -75,6 +75,8 @@ class AugmentConfig:
         rotate: largest rotation in degrees (uniform, both directions).
         scale: largest relative change of size (0.1: uniform in 0.9 to 1.1).
         shift: largest shift in voxels.
+        mix: probability that a source's intensity distribution is moved towards (or away from, up to 30 % beyond) that of
+            another training case, by matching quantiles; draws the sites of a cohort nearer to each other.
         gain: largest relative change of a source's gain.
         gamma: largest log2 change of a source's gamma exponent on [0, 1].
         curve: strength of a random smooth monotone intensity map of a source, 0 to 1.
@@ -86,6 +88,7 @@ class AugmentConfig:
     rotate: float = 0.0
     scale: float = 0.0
     shift: float = 0.0
+    mix: float = 0.0
     gain: float = 0.0
     gamma: float = 0.0
     curve: float = 0.0

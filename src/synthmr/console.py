@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json as jsonlib
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from rich import box
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -69,7 +71,7 @@ class Console:
     """Prints results; with ``quiet`` only what was asked for (tables, JSON), no progress."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._out = RichConsole(soft_wrap=True)
+        self._out = RichConsole(width=None if sys.stdout.isatty() else 240)
         self._note = RichConsole(stderr=True, quiet=quiet, soft_wrap=True)
         self._quiet = quiet
 
@@ -130,9 +132,9 @@ class Console:
         if not rows:
             self.say(f"{title}: nothing to show")
             return
-        table = Table(title=title, title_justify="left", header_style="bold")
+        table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
         for key in rows[0]:
-            table.add_column(str(key))
+            table.add_column(str(key), overflow="fold")
         for row in rows:
             table.add_row(*(escape(_cell(value)) for value in row.values()))
         self._out.print(table)
@@ -144,8 +146,12 @@ class Console:
         for case in summary["cases"]:
             marks = {name: "x" if name in case["contrasts"] else "-" for name in contrasts}
             extra = {"mask": "x" if case["mask"] else "-", "segmentation": "x" if case["segmentation"] else "-"}
-            rows.append({"case": case["name"], **marks, **extra, "split": case["split"] or "", "grid": case["grid"]})
+            grid = {"grid": case["grid"]} if len(summary["grids"]) > 1 else {}
+            rows.append({"case": case["name"], **marks, **extra, "split": case["split"] or "", **grid})
         self.table(f"{summary['root']}: {len(rows)} cases, layout {summary['layout']}", rows)
+        for grid in summary["grids"]:
+            shape, spacing = ("x".join(f"{value:g}" for value in grid[key]) for key in ("shape", "spacing"))
+            self._out.print(escape(f"grid {shape} voxels of {spacing} mm, {grid['orientation']}: {grid['images']} images"))
         for name, cases in summary["missing"].items():
             if cases:
                 self._out.print(escape(f"{name} is missing in {len(cases)}: {', '.join(cases[:6])}{' ...' if len(cases) > 6 else ''}"))

@@ -7,21 +7,28 @@ Imports are inside the functions, so that asking for one stage does not load the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from synthmr.config import config_hash, to_dict
 from synthmr.contrasts import parse_aliases, resolve_list
 from synthmr.errors import DataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from synthmr.case import Case, Cohort
+    from synthmr.case import Case, Cohort, PreparedCase
     from synthmr.config import RunConfig
     from synthmr.data.audit import Finding
     from synthmr.data.split import Split
     from synthmr.data.store import Store
+    from synthmr.evaluate.protocols import Protocol
     from synthmr.infer.export import Summary
     from synthmr.infer.predict import InferSettings
+    from synthmr.report.views import FigureCase
+    from synthmr.run import LoadedRun
     from synthmr.train.loop import TrainResult
 
 Tick = Callable[..., None]
@@ -269,6 +276,153 @@ def evaluate(
 
     chosen = [get_protocol(name) for name in protocols or ("masked-volume", "hinet2020")]
     rows: list[dict[str, Any]] = []
-    for scored in predictions(runs, data, split, settings, aliases, split_file, progress):
-        rows += scored.rows(chosen)
+    for predicted in predictions(runs, data, split, settings, aliases, split_file, progress):
+        rows += predicted.rows(chosen)
     return rows
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """A prepared case with its truth and every run's prediction of one target, ``(X, Y, Z)`` normalised."""
+
+    prepared: PreparedCase
+    target: str
+    images: Mapping[str, np.ndarray]
+
+    def rows(self, protocols: Sequence[Protocol]) -> list[dict[str, Any]]:
+        """Score every prediction under every protocol."""
+        from synthmr.evaluate.protocols import score, score_input
+        from synthmr.evaluate.table import score_rows
+
+        found: list[dict[str, Any]] = []
+        for method, image in self.images.items():
+            scored = score_input(image, self.prepared, self.target)
+            for protocol in protocols:
+                found += score_rows(self.prepared.name, method, self.target, protocol.name, score(scored, protocol))
+        return found
+
+
+def predictions(
+    runs: Sequence[Path],
+    data: Path,
+    split: str = "test",
+    settings: InferSettings | None = None,
+    aliases: Sequence[str] = (),
+    split_file: Path | None = None,
+    progress: Tick | None = None,
+) -> Iterator[Predicted]:
+    """Predict held-out cases with one or more runs, a case at a time.
+
+    Raises:
+        UsageError: runs that were trained for other targets or prepared in other ways than the first: their numbers
+            would not compare.
+        DataError: a case that cannot be prepared, or that lacks the truth.
+    """
+    from synthmr.infer.predict import predict_case
+    from synthmr.prepare.case import prepare_case
+    from synthmr.run import load_run
+
+    loaded = name_runs([load_run(path) for path in runs], runs)
+    first = next(iter(loaded.values()))
+    for name, run in loaded.items():
+        if run.config.targets != first.config.targets or run.config.prepare.normalizer != first.config.prepare.normalizer:
+            raise UsageError(
+                f"{name} gives {', '.join(run.config.targets)} with normalizer {run.config.prepare.normalizer}, the first run"
+                f" {', '.join(first.config.targets)} with {first.config.prepare.normalizer}: scores would not compare. Evaluate them apart."
+            )
+    cohort = index(data, aliases, split_file)
+    cases = select(cohort, first.split, split)
+    for done, case in enumerate(cases, start=1):
+        prepared: dict[str, PreparedCase] = {}
+        images: dict[str, dict[str, np.ndarray]] = {target: {} for target in first.config.targets}
+        for name, run in loaded.items():
+            config = run.config
+            key = config_hash([config.prepare, config.sources, run.landmarks])
+            if key not in prepared:
+                prepared[key] = prepare_case(case, (*config.sources, *config.targets), config.prepare, config.targets, run.landmarks)
+            plane = config.prepare.plane
+            for target, image in predict_case(run.method, prepared[key], None, plane, settings).items():
+                images[target][name] = image
+        shapes = {each.mask.shape for each in prepared.values()}
+        if len(shapes) > 1:
+            raise UsageError(f"the runs see case {case.name} on different boxes, so one table cannot hold them; evaluate them apart.")
+        for target, predicted in images.items():
+            yield Predicted(next(iter(prepared.values())), target, predicted)
+        if progress is not None:
+            progress(done, len(cases), case.name)
+
+
+def name_runs(loaded: Sequence[LoadedRun], paths: Sequence[Path]) -> dict[str, LoadedRun]:
+    """Name runs by their method; where two share it, by their folder."""
+    methods = [run.config.method for run in loaded]
+    names = [m if methods.count(m) == 1 else path.resolve().name for m, path in zip(methods, paths, strict=True)]
+    if len(set(names)) != len(names):
+        raise UsageError(f"two runs would both be called {', '.join(sorted({n for n in names if names.count(n) > 1}))}; rename a folder.")
+    return dict(zip(names, loaded, strict=True))
+
+
+def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write metrics.csv."""
+    from synthmr.evaluate.table import write_metrics as write
+
+    write(path, rows)
+
+
+def write_report(
+    path: Path,
+    runs: Sequence[Path],
+    data: Path,
+    split: str,
+    rows: Sequence[Mapping[str, Any]],
+    title: str,
+    command: str,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write one self-contained HTML page: words, table, every case in three planes, learning curves, provenance."""
+    from synthmr.report.html import ReportData
+    from synthmr.report.html import write_report as write
+    from synthmr.run import RunFolder
+
+    folders = [RunFolder.open(run) for run in runs]
+    first = folders[0]
+    info = {
+        "data": str(data),
+        "cases": split,
+        "split": to_dict(first.split),
+        "runs": {run.name: {key: folder.info.get(key) for key in ("method", "hash", "started", "machine", "result")} for run, folder in zip(runs, folders, strict=True)},
+    }
+    figures = (figure_case(predicted, rows) for predicted in predictions(runs, data, split))
+    logs = {folder.config.method: folder.records() for folder in folders if any("lr" in record for record in folder.records())}
+    configs = {run.name: to_dict(folder.config) for run, folder in zip(runs, folders, strict=True)}
+    write(path, ReportData(title, command, rows, figures, config=configs, info=info, logs=logs, notes=notes))
+
+
+def figure_case(predicted: Predicted, rows: Sequence[Mapping[str, Any]]) -> FigureCase:
+    """One case as the report shows it: all images on the unit scale of the truth's normaliser."""
+    from synthmr.prepare.normalize import to_unit
+    from synthmr.report.views import FigureCase
+
+    prepared, target = predicted.prepared, predicted.target
+    params = prepared.normalizers
+    spacing = np.sqrt((prepared.affine[:3, :3] ** 2).sum(axis=0))
+    scores: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["case"] == prepared.name and row["contrast"] == target and row["protocol"] == "masked-volume":
+            scores.setdefault(row["method"], {})[row["metric"]] = float(row["value"])
+    return FigureCase(
+        name=prepared.name,
+        target=target,
+        spacing=(float(spacing[0]), float(spacing[1]), float(spacing[2])),
+        sources={name: to_unit(image, params[name]) for name, image in prepared.images.items() if name != target},
+        truth=to_unit(prepared.images[target], params[target]),
+        predictions={name: to_unit(image, params[target]) for name, image in predicted.images.items()},
+        mask=prepared.mask,
+        units="share of the range",
+        scores=scores,
+        segmentation=prepared.segmentation,
+    )
+
+
+def plain(data: Any) -> Any:
+    """Any result of a stage as plain JSON data."""
+    return to_dict(data)

@@ -268,7 +268,8 @@ def load_state(method: Any, state: Mapping[str, np.ndarray], where: Path) -> Non
         if not problem:
             method.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in state.items()})
     if problem:
-        raise RunError(f"{where} does not hold weights of this {method.spec.name} ({problem}); they are of another method or configuration.")
+        name = method.spec.name
+        raise RunError(f"{where} does not hold weights of this {name} ({problem}); they are of another method or configuration.")
 
 
 def _difference(own: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> str:

@@ -24,6 +24,10 @@ from synthmr.errors import DataError, UsageError, did_you_mean
 
 MODES = ("slices", "patches", "tiles")
 
+#: of `AugmentConfig.mix`: quantiles that are matched, largest strength, room above the normaliser's top
+MIX_QUANTILES = np.concatenate([[0.0], np.linspace(0.02, 0.98, 17), [0.995, 1.0]])
+MIX_BEYOND, MIX_HEADROOM = 1.3, 0.25
+
 
 def round_up(value: int, divisor: int) -> int:
     """The smallest multiple of ``divisor`` that is at least ``value``."""
@@ -89,6 +93,7 @@ class Sampler:
         if not len(self._samples):
             raise DataError(f"no slice of {len(self.cases)} cases has a brain share of sample.min_brain={sample.min_brain:g}; lower it.")
         self._orders: dict[int, np.ndarray] = {}
+        self._tables: dict[tuple[int, str], np.ndarray] = {}
 
     def _crop_size(self, divisor: int) -> tuple[int, int]:
         if self.sample.crop != (0, 0):
@@ -162,6 +167,8 @@ class Sampler:
             chosen[random, 2 + column] = rng.integers(0, whole - part + 1, size=int(random.sum()))
         where = [(self.cases[index], int(number), int(row), int(column)) for index, number, row, column in chosen]
         images = {name: self._gather(where, name) for name in self.sources}
+        if self.augment_config.mix:
+            self._mix(images, chosen[:, 0], np.random.default_rng([self.seed, 14, step, self.rank]))
         other = where
         if not self.paired:
             partners = self.partners(step)
@@ -182,6 +189,31 @@ class Sampler:
         low = {name: self._levels(where if name in self.sources else other, name, "background") for name in images}
         high = {name: self._levels(where if name in self.sources else other, name, "top") for name in images}
         return augment(batch, self.augment_config, self.sources, low, high, generator)
+
+    def _quantiles(self, index: int, name: str) -> np.ndarray:
+        """Quantiles of a source over a case's brain, from every fourth slice; computed once."""
+        key = (index, name)
+        if key not in self._tables:
+            case = self.cases[index]
+            inside = case.mask[::4] > 0
+            self._tables[key] = np.quantile(case.images[name][::4][inside].astype(np.float32), MIX_QUANTILES)
+        return self._tables[key]
+
+    def _mix(self, images: dict[str, Tensor], owners: np.ndarray, rng: np.random.Generator) -> None:
+        """Move source intensities towards another case's distribution, in place; see `AugmentConfig.mix`."""
+        for name in self.sources:
+            for row, index in enumerate(owners):
+                other, strength = int(rng.integers(len(self.cases))), rng.uniform(0, MIX_BEYOND)
+                if rng.random() >= self.augment_config.mix or other == index:
+                    continue
+                case = self.cases[index]
+                mine, theirs = self._quantiles(index, name), self._quantiles(other, name)
+                moved = np.maximum.accumulate((1 - strength) * mine + strength * theirs)
+                low, high = case.background(name), case.top(name)
+                moved = np.clip(moved, low, high + MIX_HEADROOM * (high - low))
+                values = images[name][row].numpy()
+                inside = values != np.float32(np.float16(low))
+                values[inside] = np.interp(values[inside], mine, moved)
 
     @staticmethod
     def _levels(where: Sequence[tuple[StoredCase, int, int, int]], name: str, kind: str) -> Tensor:

@@ -1,13 +1,13 @@
 """A prepared case through a method: slices or overlapping patches in, a normalised volume out.
 
-What makes it fast on a CPU: only the brain's box is there (preparation cropped it), slices without brain are skipped, a
-batch is no larger than what stays in the cache, bf16 and channels-last are used where the processor has them, and batch
-norms are folded into convolutions.
+What makes it fast on a CPU: slices without brain are skipped, of the others only a window around the brain is computed
+(where the network allows, see `synthmr.infer.windows`), a batch is no larger than what stays in the cache, bf16 and
+channels-last are used where the processor has them, and batch norms are folded into convolutions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,9 @@ from synthmr.batch import Batch
 from synthmr.case import PreparedCase, slice_major
 from synthmr.errors import DataError, UsageError, did_you_mean
 from synthmr.infer.fold import folded
-from synthmr.infer.precision import Precision, resolve_precision
+from synthmr.infer.precision import SWITCHES, Precision, resolve_precision
 from synthmr.infer.stitch import Tiling, blend, cut, next_multiple, tiling, window
+from synthmr.infer.windows import Window, batches, brain_windows, scatter, sees_whole_slice, whole_windows, window_batch
 from synthmr.methods.contract import Method, NeuralMethod
 
 MODES = ("slices", "patches")
@@ -42,6 +43,8 @@ class InferSettings:
         batch: slices or patches at once; 0 chooses by the number of pixels.
         precision: auto, 32 or bf16.
         channels_last: auto, on or off.
+        tight: show the network a window around the brain of each slice, not the whole box: on, off or auto (unless it
+            works with statistics of the whole slice). Patches are always cut from the whole box.
     """
 
     mode: str = "slices"
@@ -51,6 +54,7 @@ class InferSettings:
     batch: int = 0
     precision: str = "auto"
     channels_last: str = "auto"
+    tight: str = "auto"
 
 
 def predict_case(
@@ -85,19 +89,17 @@ def predict_case(
     known = {**(normalizers or {}), **prepared.normalizers}
     fills = {name: _background(name, known, prepared.name) for name in (*sources, *targets)}
     images = {name: slice_major(prepared.images[name], plane) for name in sources}
-    mask = slice_major(prepared.mask, plane)
+    mask = np.ascontiguousarray(slice_major(prepared.mask, plane)) > 0
+    labels = None
+    if "segmentation" in method.spec.needs and prepared.segmentation is not None:
+        labels = slice_major(prepared.segmentation, plane)
     out = {name: np.full(prepared.mask.shape, fills[name], np.float32) for name in targets}
     views = {name: slice_major(volume, plane) for name, volume in out.items()}
-    with torch.inference_mode():
-        runner = _Runner(method, settings, targets, fills, (mask.shape[1], mask.shape[2]))
-        labels = slice_major(prepared.segmentation, plane) if prepared.segmentation is not None else None
-        for chosen in runner.chunks(np.flatnonzero(mask.any(axis=(1, 2)))):
-            batch = _batch(images, mask, labels if "segmentation" in method.spec.needs else None, chosen)
-            for name, values in runner(batch).items():
-                inside = mask[chosen]
-                part = views[name][chosen]
-                part[inside] = values[:, 0].cpu().numpy()[inside]
-                views[name][chosen] = part
+    runner = _Runner(method, settings, targets, fills, (mask.shape[1], mask.shape[2]))
+    for size, windows in batches(runner.windows(mask), runner.pixels, settings.batch):
+        batch = window_batch(images, mask, labels, windows, size, fills)
+        for name, values in runner(batch).items():
+            scatter(views[name], values[:, 0].cpu().numpy(), windows, mask)
     for name, volume in out.items():
         bad = volume.size - int(np.isfinite(volume).sum())
         if bad:
@@ -116,6 +118,8 @@ def _request(
     Raises:
         DataError: a source is missing. UsageError: settings, targets or dimensions that do not go.
     """
+    if settings.tight not in SWITCHES:
+        raise UsageError(f"tight={settings.tight!r}: {did_you_mean(settings.tight, SWITCHES)}")
     if settings.mode not in MODES:
         raise UsageError(f"unknown inference mode {settings.mode!r}: {did_you_mean(settings.mode, MODES)}")
     if 2 not in method.spec.dims:
@@ -151,51 +155,48 @@ def _background(contrast: str, normalizers: Mapping[str, Mapping[str, Any]], cas
     return float(background(normalizers[contrast]))
 
 
-def _batch(images: Mapping[str, np.ndarray], mask: np.ndarray, labels: np.ndarray | None, chosen: np.ndarray) -> Batch:
-    """The chosen slices of ``(S, H, W)`` arrays as a `Batch`; coordinates as in training: (S, H, W) order, -1 to 1 over the box."""
-    coords = torch.zeros(len(chosen), 3)
-    coords[:, 0] = torch.from_numpy(2 * chosen / max(len(mask) - 1, 1) - 1)
-    return Batch(
-        images={name: torch.from_numpy(np.ascontiguousarray(image[chosen], np.float32))[:, None] for name, image in images.items()},
-        mask=torch.from_numpy(np.ascontiguousarray(mask[chosen]))[:, None],
-        coords=coords,
-        segmentation=None if labels is None else torch.from_numpy(np.ascontiguousarray(labels[chosen], np.int64))[:, None],
-    )
-
-
 class _Runner:
-    """Runs batches of slices of one size through a method made ready for inference."""
+    """Runs batches through a method made ready for inference, whole windows or tile by tile."""
 
     def __init__(
         self, method: Method, settings: InferSettings, targets: tuple[str, ...], fills: Mapping[str, float], size: tuple[int, int]
     ) -> None:
-        self._targets, self._fills, self._size, self._settings = targets, fills, size, settings
-        divisor = method.spec.divisor
+        self._targets, self._fills = targets, fills
+        self._divisor = method.spec.divisor
         self._tiles: Tiling | None = None
-        self._shape = next_multiple(size, divisor)
         if settings.mode == "patches":
-            self._shape = next_multiple(settings.patch, divisor)
-            self._tiles = tiling(size, self._shape, settings.overlap)
-            self._window = window(self._shape, settings.window)
+            patch = next_multiple(settings.patch, self._divisor)
+            self._tiles = tiling(size, patch, settings.overlap)
+            self._weights = window(patch, settings.window)
+        self._tight = settings.tight == "on" or (settings.tight == "auto" and not sees_whole_slice(method))
         self._method, self._device, self._precision = ready(method, settings)
 
-    def chunks(self, slices: np.ndarray) -> Iterator[np.ndarray]:
-        """Split slice indices into batches that fit the cache."""
+    @property
+    def pixels(self) -> int:
+        """Pixels of a batch of windows. Tiles overlap and so make more pixels of a window than it has."""
         limit = BATCH_PIXELS.get(self._device.type, BATCH_PIXELS["cpu"])
-        count = self._settings.batch or max(1, limit // (self._shape[0] * self._shape[1]))
-        if self._tiles is not None:
-            count = max(1, count // len(self._tiles.corners))
-        for start in range(0, len(slices), count):
-            yield slices[start : start + count]
+        if self._tiles is None:
+            return limit
+        tile, whole = self._tiles.patch, self._tiles.size
+        return limit * whole[0] * whole[1] // (len(self._tiles.corners) * tile[0] * tile[1])
 
+    def windows(self, mask: np.ndarray) -> dict[tuple[int, int], list[Window]]:
+        """The windows to predict, grouped by size."""
+        if self._tiles is None and self._tight:
+            return brain_windows(mask, self._divisor)
+        return whole_windows(mask)
+
+    @torch.inference_mode()
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Predict: contrast -> ``(B, 1, H, W)`` float32."""
-        tiles = self._tiles or Tiling(self._size, self._shape, ((0, 0),))
-        weights = self._window if self._tiles is not None else None
+        """Predict: contrast -> ``(B, 1, h, w)`` float32, of the size that went in."""
+        height, width = next(iter(batch.images.values())).shape[-2:]
+        tiles = self._tiles or Tiling((height, width), next_multiple((height, width), self._divisor), ((0, 0),))
         parts = _tiled(batch, tiles, self._fills).to(self._device, self._precision.channels_last)
         with self._precision.autocast(self._device):
             results = self._method(parts, self._targets)
-        return {name: blend(results[name].float(), tiles, weights) for name in self._targets}
+        if self._tiles is None:
+            return {name: results[name].float()[..., :height, :width] for name in self._targets}
+        return {name: blend(results[name], tiles, self._weights) for name in self._targets}
 
 
 def _tiled(batch: Batch, tiles: Tiling, fills: Mapping[str, float]) -> Batch:
@@ -205,7 +206,7 @@ def _tiled(batch: Batch, tiles: Tiling, fills: Mapping[str, float]) -> Batch:
     if batch.coords is not None:
         centres = torch.tensor([[t + tiles.patch[0] / 2, left + tiles.patch[1] / 2] for t, left in tiles.corners])
         coords = batch.coords.repeat_interleave(count, dim=0)
-        if count > 1:
+        if count > 1:  # tiles are cut from the whole box: their centres replace its centre
             coords[:, 1:] = (2 * centres / torch.tensor(tiles.size) - 1).repeat(batch.size, 1)
     return Batch(
         images={name: cut(image, tiles, fills[name]) for name, image in batch.images.items()},

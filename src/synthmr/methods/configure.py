@@ -124,6 +124,7 @@ def _check_training(config: RunConfig, method: Any) -> None:
         ("prepare.margin", config.prepare.margin, 0, 1000),
         ("prepare.percentile", config.prepare.percentile, 50, 100),
         ("augment.flip", augment.flip, 0, 1),
+        ("augment.mix", augment.mix, 0, 1),
         ("augment.rotate", augment.rotate, 0, 180),
         ("augment.scale", augment.scale, 0, 0.9),
         ("augment.gain", augment.gain, 0, 0.99),

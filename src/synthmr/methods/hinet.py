@@ -282,6 +282,7 @@ class HiNet(NeuralMethod):
             "augment.rotate": 10.0,
             "augment.scale": 0.1,
             "augment.shift": 5.0,
+            "augment.mix": 0.8,
             "augment.gain": 0.1,
             "augment.gamma": 0.3,
             "augment.noise": 0.02,

@@ -102,5 +102,7 @@ def learning_curve(records: Iterable[Mapping[str, Any]], theme: str = "light") -
         axes.plot(psnr[0][best], psnr[1][best], marker="o", markersize=8, color=COLOURS[1], fillstyle="none")
         axes.margins(y=0.18)
         note = {"textcoords": "offset points", "fontsize": 8, "color": ink, "ha": "right" if best > len(psnr[0]) / 2 else "left"}
-        axes.annotate(f"best {psnr[1][best]:.2f} dB at step {psnr[0][best]:.0f}", (psnr[0][best], psnr[1][best]), xytext=(0, 8), **note)
+        axes.annotate(
+            f"best {psnr[1][best]:.2f} dB at step {psnr[0][best]:.0f}", (psnr[0][best], psnr[1][best]), xytext=(0, 8), **note
+        )
     return figure

@@ -34,7 +34,7 @@ from synthmr.report.views import (
     plane_size,
     window,
 )
-from synthmr.report.words import number
+from synthmr.report.words import number, short
 
 PIXELS_PER_INCH = 100
 ERROR_COLOURS = "inferno"
@@ -97,7 +97,7 @@ def _points(pixels: float) -> float:
 
 def _fit(words: str, width: float, size: float, smallest: float = 10.0) -> tuple[str, float]:
     """Shrink, then shorten in the middle, until ``words`` fit into ``width`` pixels; returns (words, font size)."""
-    wide = 0.62  # mean advance of DejaVu Sans in units of its size, rounded up
+    wide = 0.68  # mean advance of bold DejaVu Sans in units of its size, rounded up
     size = max(min(size, width / (wide * max(len(words), 1))), min(smallest, size))
     room = max(int(width / (wide * size)), 3)
     if len(words) > room:
@@ -160,7 +160,12 @@ def _panel(axes: Axes, style: _Style, column: _Column, plane: str) -> None:
 
 def _corner(axes: Axes, x: float, y: float, words: str, size: float) -> None:
     """Words in a corner of a panel, given as 0 or 1 along x (to the right) and y (up)."""
-    style = {"ha": "right" if x else "left", "va": "top" if y else "bottom", "fontsize": _points(size), "weight": "bold"}
+    style: dict[str, Any] = {
+        "ha": "right" if x else "left",
+        "va": "top" if y else "bottom",
+        "fontsize": _points(size),
+        "weight": "bold",
+    }
     place = (abs(x - 0.012), abs(y - 0.012))
     axes.text(*place, words, transform=axes.transAxes, color=TEXT, family="DejaVu Sans", parse_math=False, **style)
 
@@ -188,7 +193,7 @@ def _ticks(top: float) -> Any:
 def _footer(style: _Style, width: float) -> list[str]:
     """Lines that say how to read the figure; they fit ``width`` pixels at 12 pixels a letter height."""
     case = style.case
-    low, high = (f"{value:.3g}".replace("-", "−") for value in style.windows["truth"])
+    low, high = (short(value) for value in style.windows["truth"])
     lines = f"{CONVENTION} {case.target}, acquired and predicted, in one window: {low} (black) to {high} (white) {case.units}."
     lesion = case.segmentation is not None and bool((case.segmentation > 0).any())
     lines += " Inputs each in a window of their own."

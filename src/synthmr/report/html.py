@@ -15,7 +15,7 @@ from synthmr.config import to_dict
 from synthmr.report.curves import THEMES, learning_curve
 from synthmr.report.figures import encode, planes_figure
 from synthmr.report.views import FigureCase, choose_centre, error_top
-from synthmr.report.words import number, summary_words, tables
+from synthmr.report.words import number, short, summary_words, tables
 
 #: device pixels a logical pixel of the case figures: sharp on a dense screen, about 0.5 MB a case
 SCALE = 1.6
@@ -81,14 +81,21 @@ def case_picture(case: FigureCase) -> Picture:
     scored = [(name, case.scores[name]["psnr"]) for name in methods if "psnr" in case.scores.get(name, {})]
     psnr = ", ".join(f"{name} {number('psnr', value)} dB" for name, value in scored)
     lesion = case.segmentation is not None and bool(((case.segmentation > 0) & case.mask.astype(bool)).any())
-    centre = "the chosen voxel" if case.centre is not None else "the largest lesion" if lesion else "the centre of the brain"
+    centre = (
+        "the chosen voxel"
+        if case.centre is not None
+        else "the largest cut of the lesion label"
+        if lesion
+        else "the centre of the brain"
+    )
     x, y, z = choose_centre(case)
     caption = (
         f"Axial, coronal and sagittal planes through {centre} (voxel {x}, {y}, {z} of the prepared volume):"
-        f" {', '.join(case.sources)} as given, the acquired {case.target}, its prediction by {_listed(methods)}, and the absolute error."
-        f" The patient's right is on the left. Acquired and predicted {case.target} share one grey scale, fixed by the acquired"
-        " image: compare their brightness directly. Error maps are black where the prediction is right; their colours end at"
-        f" {error_top(case, methods):.3g} ({case.units}), the same for all methods of this case; at most 1 % of the brain lies above."
+        f" {', '.join(case.sources)} as given, the acquired {case.target}, its prediction by {_listed(methods)}, and the absolute"
+        f" error. The patient's right is on the left. Acquired and predicted {case.target} share one grey scale, fixed by the"
+        " acquired image: compare their brightness directly. Error maps are black where the prediction is right; their colours end"
+        f" at {short(error_top(case, methods))} ({case.units}), the same for all methods of this case; at most 1 % of the brain"
+        " lies above."
         + (" The green line follows the lesion label." if lesion else "")
         + (f" PSNR of this case, protocol {case.protocol}: {psnr}." if psnr else "")
     )

@@ -123,7 +123,7 @@ def choose_centre(case: FigureCase) -> tuple[int, int, int]:
     inside = case.mask.astype(bool)
     lesion = inside & (case.segmentation > 0) if case.segmentation is not None else np.zeros_like(inside)
     if not lesion.any():
-        x, y, z = (int(round(float(np.mean(where)))) for where in np.nonzero(inside))
+        x, y, z = (round(float(np.mean(where))) for where in np.nonzero(inside))
         return x, y, z
     z = int(lesion.sum(axis=(0, 1)).argmax())
     points = np.argwhere(lesion[:, :, z])

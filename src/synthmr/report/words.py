@@ -71,6 +71,11 @@ def number(metric: str, value: float, sd: float = math.nan) -> str:
     return text.replace("-", "−")
 
 
+def short(value: float) -> str:
+    """Three significant digits, without an exponent below a million."""
+    return f"{float(f'{value:.3g}'):g}".replace("-", "−")
+
+
 def column(metric: str) -> Column:
     """Title with unit and the direction in which a metric is better."""
     title = _NAMES.get(metric, metric) + (" (dB)" if metric == "psnr" else "")
@@ -90,7 +95,9 @@ def tables(rows: Rows) -> list[Table]:
         known = PROTOCOLS.get(protocol)
         subjects = len({subject_of(str(row["case"])) for row in own})
         heads = tuple(column(metric) for metric in metrics)
-        found.append(Table(contrast, protocol, known.words if known else "", subjects, heads, _means(mine, metrics), _cases(own, metrics)))
+        found.append(
+            Table(contrast, protocol, known.words if known else "", subjects, heads, _means(mine, metrics), _cases(own, metrics))
+        )
     return found
 
 
@@ -179,7 +186,9 @@ def _versus(rows: Rows, one: Mapping[str, Any], other: Mapping[str, Any]) -> str
     by: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         by.setdefault(subject_of(str(row["case"])), {}).setdefault(row["method"], []).append(float(row["value"]))
-    pairs = [(each[one["method"]], each[other["method"]]) for each in by.values() if one["method"] in each and other["method"] in each]
+    pairs = [
+        (each[one["method"]], each[other["method"]]) for each in by.values() if one["method"] in each and other["method"] in each
+    ]
     wins = sum(sum(a) / len(a) > sum(b) / len(b) for a, b in pairs)
     side = "level with" if size == "0.00" else f"{size} dB {'above' if gap > 0 else 'below'}"
     text = f"{side} {other['method']} (better in {wins} of {_count(len(pairs), 'subject')})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from synthmr.errors import RunError
-from synthmr.run import WEIGHTS, RunFolder, load_state, method_state, read_arrays, save_arrays, swapped
+from synthmr.run import AVERAGE, WEIGHTS, RunFolder, load_state, method_state, read_arrays, save_arrays, swapped
 
-AVERAGE, OPTIMIZER, STATE = "ema.safetensors", "optimizer.safetensors", "state.json"
+OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 
 
 @dataclass
@@ -23,18 +23,28 @@ class State:
     Attributes:
         step: steps done.
         elapsed: seconds of training, over all sessions.
+        stepping: seconds of that in steps: waiting for data included, validations and checkpoints not.
         waited: seconds of that spent waiting for data.
+        validating: seconds of validations.
         best: best validation score in dB; None before the first.
         best_step: its step.
         stale: validations since.
+        validated: step of the last validation.
+        mark: validations that were due so far, see `synthmr.train.schedule.Budget.mark`.
+        scores: validation case -> dB, of the best.
     """
 
     step: int = 0
     elapsed: float = 0.0
+    stepping: float = 0.0
     waited: float = 0.0
+    validating: float = 0.0
     best: float | None = None
     best_step: int = 0
     stale: int = 0
+    validated: int = 0
+    mark: int = 0
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 def save_last(
@@ -111,14 +121,19 @@ def _load_optimizers(
     arrays: dict[str, np.ndarray],
     where: Path,
 ) -> None:
-    params = {f"{group}/{name}": param for group, members in groups.items() for param in members for name in [_names(method)[id(param)]]}
+    names = _names(method)
+    params = {f"{group}/{names[id(param)]}": param for group, members in groups.items() for param in members}
     for key, array in arrays.items():
         owner, _, quantity = key.rpartition("/")
         if owner not in params:
-            raise RunError(f"{where} holds the state of {owner}, which this method lacks; the checkpoint is of another configuration.")
-        param, group = params[owner], owner.partition("/")[0]
-        value = torch.from_numpy(array.copy())
-        if quantity != "step":
+            raise RunError(f"{where} holds the state of {owner or key}, which this method lacks; it is of another configuration.")
+        param, value = params[owner], torch.from_numpy(array.copy())
+        if quantity == "step":
+            value = value.to(param.device)  # where fused optimisers want it
+        elif value.shape == param.shape:
             # the moments keep the memory order of their parameter, so that a resumed run adds in the same order
-            value = torch.empty_like(param).copy_(value)
-        optimizers[group].state[param][quantity] = value
+            value = torch.empty_like(param, requires_grad=False).copy_(value)
+        else:
+            shapes = f"{tuple(value.shape)}, not {tuple(param.shape)}"
+            raise RunError(f"{where} holds {key} of shape {shapes}; it is of another configuration.")
+        optimizers[owner.partition("/")[0]].state[param][quantity] = value

@@ -13,6 +13,7 @@ from synthmr import __version__
 from synthmr.config import RunConfig
 from synthmr.data.split import Split
 from synthmr.data.store import Store
+from synthmr.infer.precision import Precision
 from synthmr.prepare.normalize import median_params
 
 
@@ -29,9 +30,20 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
 
 
-def run_info(config: RunConfig, store: Store, split: Split, parameters: dict[str, int], precision: str, world: int) -> dict[str, Any]:
-    """The record of a run that begins: who, what, with which data."""
-    versions = {}
+def run_info(
+    config: RunConfig, store: Store, split: Split, parameters: dict[str, int], precision: Precision, world: int
+) -> dict[str, Any]:
+    """The record of a run that begins: who, what, with which data.
+
+    Args:
+        config: of the run.
+        store: prepared data.
+        split: of the cases.
+        parameters: group -> number of trainable values.
+        precision: what ``auto`` was settled to.
+        world: number of processes.
+    """
+    versions = {"python": platform.python_version()}
     for name in ("torch", "numpy", "lightning-fabric", "lightning", "monai", "nibabel", "scikit-learn"):
         try:
             versions[name] = version(name)
@@ -50,7 +62,8 @@ def run_info(config: RunConfig, store: Store, split: Split, parameters: dict[str
         "landmarks": dict(store.landmarks),
         "store": store.fingerprint,
         "parameters": parameters,
-        "precision": precision,
+        "precision": precision.name,
+        "channels_last": precision.channels_last,
         "processes": world,
         "machine": machine(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -51,6 +52,18 @@ class Silent:
         """See `Progress`."""
 
 
+def require_tensorboard() -> None:
+    """Check that TensorBoard is installed.
+
+    Raises:
+        MissingExtra: it is not.
+    """
+    try:
+        importlib.import_module("tensorboard")
+    except ImportError:
+        raise MissingExtra("train.tensorboard=true needs TensorBoard: pip install 'synthmr[tensorboard]'.") from None
+
+
 class Board:
     """TensorBoard events.
 
@@ -58,12 +71,12 @@ class Board:
         MissingExtra: TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise MissingExtra("train.tensorboard=true needs TensorBoard: pip install 'synthmr[tensorboard]'.") from None
-        self._writer = SummaryWriter(str(folder))
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        """Write to ``folder``; events after ``step`` that a killed session left are hidden."""
+        require_tensorboard()
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add scalars."""

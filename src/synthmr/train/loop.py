@@ -1,4 +1,4 @@
-"""The one training loop. It knows no method: it draws batches, calls ``method.step(batch, update)``, validates and keeps checkpoints.
+"""The one training loop. It knows no method: it draws batches, calls ``method.step(batch, update)``, validates, keeps checkpoints.
 
 Determinism: the batch, and torch's generator (dropout), depend on (seed, step, rank) alone; so a run that was killed and
 resumed from its last checkpoint reaches the bits of one that was not, on a CPU with the same number of threads.
@@ -7,10 +7,8 @@ resumed from its last checkpoint reaches the bits of one that was not, on a CPU 
 from __future__ import annotations
 
 import copy
-import resource
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,63 +19,21 @@ from synthmr.config import RunConfig, to_dict
 from synthmr.data.sampling import Prefetcher, Sampler, case_batch
 from synthmr.data.split import Split
 from synthmr.data.store import Store
-from synthmr.errors import DataError, RunError, UsageError
+from synthmr.errors import DataError, RunError, SynthmrError, UsageError
 from synthmr.infer.precision import Precision, resolve_precision
 from synthmr.methods.contract import FittedMethod
-from synthmr.run import WEIGHTS, RunFolder, build_method, run_hash
+from synthmr.run import WEIGHTS, RunFolder, build_method, refuse_used, run_hash
 from synthmr.train.checkpoint import State, load_last, save_best, save_last
 from synthmr.train.info import run_info
-from synthmr.train.log import Board, Progress, Silent
-from synthmr.train.runtime import Runtime, Updater, same_buffers
+from synthmr.train.log import Board, Progress, Silent, require_tensorboard
+from synthmr.train.result import TrainResult, peak_gb
+from synthmr.train.runtime import Runtime, Updater, check_groups, mean_over_ranks, same_start
 from synthmr.train.schedule import Budget, learning_rate
-from synthmr.train.validate import slice_figure, validate
+from synthmr.train.validate import MOST_SLICES, slice_figure, validate
 
-LOG_EVERY = 10  # steps
+GPU_LOG_EVERY = 10  # steps: reading a loss makes the CPU wait for the GPU; on a CPU every step is logged
 CHECKPOINT_SECONDS = 60.0
-VALIDATIONS = 20  # a run, where validate_every does not say
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run reached.
-
-    Attributes:
-        method: its name.
-        steps: optimisation steps.
-        seconds: of training, over all sessions.
-        steps_per_s: steps per second, validation included.
-        share_waited: share of the seconds spent waiting for data.
-        best: best validation score, in-brain PSNR in dB.
-        best_step: its step.
-        peak_rss_gb: largest resident memory of this process.
-        stopped: budget, patience, or fit for a method without steps.
-        scores: validation case -> dB, of the weights that are kept.
-    """
-
-    method: str
-    steps: int
-    seconds: float
-    steps_per_s: float
-    share_waited: float
-    best: float
-    best_step: int
-    peak_rss_gb: float
-    stopped: str
-    scores: Mapping[str, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self)
-
-    def describe(self) -> str:
-        """One line for a person."""
-        head = f"{self.method}: validation PSNR {self.best:.2f} dB in-brain"
-        if not self.steps:
-            return f"{head}, fitted in {self.seconds:.1f} s"
-        return (
-            f"{head} (step {self.best_step} of {self.steps}), {self.seconds / 60:.1f} min, {self.steps_per_s:.2f} steps/s,"
-            f" {100 * self.share_waited:.1f} % of it waiting for data, stopped by {self.stopped}"
-        )
+VALIDATION_RATIO = 8  # seconds of training for each second of validation, at least, in a run of some minutes
 
 
 def train(
@@ -95,30 +51,75 @@ def train(
         config: what to train.
         store: prepared data.
         split: which cases train and validate.
-        out: run folder; must not exist, or be an unfinished run with ``resume``.
+        out: run folder; must not exist or be empty, or with ``resume`` be an unfinished run.
         resume: continue from the last checkpoint.
         runtime: devices and processes.
-        progress: told of every step.
+        progress: told of every step; only in the first of several processes.
+
+    Returns:
+        The same in every process, but for its own memory.
 
     Raises:
-        UsageError: a folder that is in use, or a resumed run of another configuration.
-        DataError: the loss is not finite, or the data cannot be sampled.
+        UsageError: a folder that is in use, a resumed run that is finished or of another configuration, no GPU, ...
+        DataError: the loss is not finite, the data cannot be sampled, or the run folder cannot be written.
         RunError: a damaged run.
     """
+    runtime = runtime or Runtime()
     store.check(config.sources, config.targets, config.prepare)
-    torch.manual_seed(config.seed)
-    method = build_method(config)
-    if isinstance(method, FittedMethod):
-        return _fit(method, config, store, split, out, resume, progress or Silent())
-    return _Training(method, config, store, split, out, resume, runtime or Runtime(), progress or Silent()).run()
-
-
-def _fit(
-    method: Any, config: RunConfig, store: Store, split: Split, out: Path, resume: bool, progress: Progress
-) -> TrainResult:
-    """Methods that are fitted in closed form: one call, no steps."""
+    if config.seed < 0:
+        raise UsageError(f"seed={config.seed}: a seed is a whole number of at least 0.")
+    if not split.train or not split.validation:
+        raise DataError(f"the split ({split.source}) needs at least 1 training and 1 validation case.")
+    if config.train.tensorboard:
+        require_tensorboard()
     if resume:
-        raise UsageError(f"{method.spec.name} is fitted in one go, so there is nothing to resume; train it again into a new folder.")
+        _check_resumed(RunFolder.open(out), config, store, split, runtime.world)
+    elif not runtime.worker:
+        refuse_used(out)
+    # the caller's random numbers are left as they were
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(config.seed)
+        method = build_method(config)
+        told: Progress = Silent() if progress is None or runtime.worker else progress
+        if isinstance(method, FittedMethod):
+            return _fit(method, config, store, split, out, resume, told)
+        try:
+            return _Training(method, config, store, split, out, resume, runtime, told).run()
+        except RuntimeError as error:
+            if runtime.worker:
+                raise DataError(f"a training process stopped since the first one did, whose message says why ({error}).") from error
+            raise
+
+
+def _check_resumed(folder: RunFolder, config: RunConfig, store: Store, split: Split, world: int) -> None:
+    """Check that a run can be continued with these words and data.
+
+    Raises:
+        UsageError: it is finished, or something that decides its numbers differs.
+    """
+    out, info = folder.path, folder.info
+    if info.get("status") == "finished":
+        raise UsageError(f"{out} is finished; there is nothing to resume. Train into a new folder for more.")
+    stored, asked = _flat(to_dict(folder.config)), _flat(to_dict(config))
+    changed = sorted(key for key in stored.keys() | asked.keys() if stored.get(key) != asked.get(key))
+    if changed:
+        raise UsageError(
+            f"{out} was started with another {', '.join(changed)} ({changed[0]} was {stored.get(changed[0])!r} and is"
+            f" {asked.get(changed[0])!r}); resume with the same words, or start a new run."
+        )
+    kept = folder.split
+    if info.get("store") != store.fingerprint or (kept.train, kept.validation) != (split.train, split.validation):
+        raise UsageError(f"{out} was started on other data (their content or split has changed); start a new run.")
+    if info.get("processes") != world:
+        raise UsageError(
+            f"{out} was started with {info.get('processes')} processes and is resumed with {world}; use as many as before."
+        )
+
+
+def _fit(method: Any, config: RunConfig, store: Store, split: Split, out: Path, resume: bool, progress: Progress) -> TrainResult:
+    """Methods that are fitted in closed form: one call, no steps, one process, float32 on the CPU."""
+    if resume:
+        raise UsageError(f"{method.spec.name} is fitted in one go, there is nothing to resume; train it again into a new folder.")
     start = time.monotonic()
     contrasts = (*config.sources, *config.targets)
     logs = method.fit(lambda: (case_batch(store, name, contrasts) for name in split.train), config.seed)
@@ -126,13 +127,38 @@ def _fit(
     scores = validate(method, store, split.validation, device, precision, method.spec.divisor)
     best = float(np.mean(list(scores.values())))
     seconds = time.monotonic() - start
-    run = RunFolder.create(out, config, split, run_info(config, store, split, {}, precision.name, 1))
-    save_best(run, method, State(elapsed=seconds, best=best))
+    run = RunFolder.create(out, config, split, run_info(config, store, split, {}, precision, 1))
+    save_best(run, method, State(elapsed=seconds, best=best, scores=scores))
     run.log({"step": 0, "seconds": seconds, **logs, "validation": best, "scores": scores})
+    if config.train.images:
+        first = split.validation[0]
+        title = f"{first}, {method.spec.name}, validation {best:.2f} dB"
+        slice_figure(method, store, first, device, precision, method.spec.divisor, out / "images" / "fit.png", title)
     progress.on_validation(0, best, best)
-    result = TrainResult(config.method, 0, seconds, 0.0, 0.0, best, 0, _peak_gb(), "fit", scores)
+    result = TrainResult(config.method, 0, seconds, 0.0, 0.0, best, 0, peak_gb(), "fit", scores)
     _finish(run, config, result)
     return result
+
+
+class _Clock:
+    """Keeps the seconds of a `State`: of steps apart from those of validations and checkpoints."""
+
+    def __init__(self, state: State, batches: Prefetcher) -> None:
+        self.state, self.batches = state, batches
+        self.waited = state.waited
+        self.last = time.monotonic()
+
+    def paused(self) -> float:
+        """Count the time since the last call as training that is no stepping."""
+        now = time.monotonic()
+        passed, self.last = now - self.last, now
+        self.state.elapsed += passed
+        return passed
+
+    def stepped(self) -> None:
+        """Count the time since the last call as stepping."""
+        self.state.stepping += self.paused()
+        self.state.waited = self.waited + self.batches.waited
 
 
 class _Training:
@@ -150,6 +176,7 @@ class _Training:
         progress: Progress,
     ) -> None:
         self.config, self.store, self.split, self.out, self.progress = config, store, split, out, progress
+        check_groups(method, method.groups())
         self.fabric = runtime.fabric()
         self.main = bool(self.fabric.is_global_zero)
         self.device = self.fabric.device
@@ -157,8 +184,7 @@ class _Training:
         self.method = method.to(self.device)
         if self.precision.channels_last:
             self.method = self.method.to(memory_format=torch.channels_last)
-        self.average = copy.deepcopy(self.method) if config.train.ema > 0 else None
-        self.groups = {name: list(params) for name, params in self.method.groups().items()}
+        self.groups = {name: [p for p in params if p.requires_grad] for name, params in self.method.groups().items()}
         self.optimizers = {name: self._optimizer(name, params) for name, params in self.groups.items()}
         self.rates = {name: self.method.optimizer_overrides().get(name, {}).get("rate", 1.0) for name in self.groups}
         self.sampler = Sampler(
@@ -168,10 +194,14 @@ class _Training:
         )  # fmt: skip
         self.budget = Budget.of(config.train, self.sampler.steps_per_epoch)
         self.update = Updater(self.fabric, self.groups, self.optimizers, config.train.clip)
-        self.folder, self.state = self._open(resume)
-        self.board = Board(out / "tensorboard") if config.train.tensorboard and self.main else None
-        self.scores: dict[str, float] = {}
+        self.folder = RunFolder(out)
+        self.state = State()
+        self._open(resume)
+        self.board = Board(out / "tensorboard", self.state.step) if config.train.tensorboard and self.main else None
         self._saved = time.monotonic()
+        self._last_validation = 0.0  # seconds it took
+        self._window: list[tuple[int, dict[str, torch.Tensor]]] = []  # steps whose losses were not read yet
+        self._log_every = 1 if self.device.type == "cpu" else GPU_LOG_EVERY
 
     def _optimizer(self, name: str, params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         config = self.config.train
@@ -180,76 +210,103 @@ class _Training:
         settings = {"lr": config.lr, "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay, **own}
         return kind(params, fused=True, **settings)
 
-    def _open(self, resume: bool) -> tuple[RunFolder, State]:
-        """Make the run folder, or open the one to continue; the first rank alone writes."""
-        counts = {name: sum(param.numel() for param in params) for name, params in self.groups.items()}
+    def _open(self, resume: bool) -> None:
+        """Make the run folder, or read the checkpoint of the one to continue. The first rank alone writes."""
         if not resume:
+            same_start(self.fabric, self.method)
+            self.average = copy.deepcopy(self.method) if self.config.train.ema > 0 else None
+            counts = {name: sum(param.numel() for param in params) for name, params in self.groups.items()}
             if self.main:
-                info = run_info(self.config, self.store, self.split, counts, self.precision.name, self.fabric.world_size)
+                info = run_info(self.config, self.store, self.split, counts, self.precision, self.fabric.world_size)
                 RunFolder.create(self.out, self.config, self.split, info)
             self.fabric.barrier()
-            return RunFolder(self.out), State()
-        folder = RunFolder.open(self.out)
-        stored, asked = to_dict(folder.config), to_dict(self.config)
-        changed = sorted(key for key in _flat(asked) if _flat(asked)[key] != _flat(stored).get(key))
-        if changed:
-            raise UsageError(f"{self.out} was started with another {', '.join(changed)}; resume with the same words, or start a new run.")
-        info = folder.info
-        if info.get("store") != self.store.fingerprint:
-            raise UsageError(f"{self.out} was started on other data (their content has changed); start a new run.")
-        if info.get("status") == "finished":
-            raise UsageError(f"{self.out} is finished; there is nothing to resume. Train into a new folder for more.")
-        return folder, load_last(folder, self.method, self.average, self.groups, self.optimizers)
+            return
+        self.average = copy.deepcopy(self.method) if self.config.train.ema > 0 else None
+        self.state = load_last(self.folder, self.method, self.average, self.groups, self.optimizers)
+        self.fabric.barrier()
+        if self.main:
+            self.folder.trim_log(self.state.step)
+            self.folder.write_info({**self.folder.info, "status": "training"})
+            self.progress.on_message(f"{self.out}: continues after step {self.state.step}")
 
     def run(self) -> TrainResult:
-        """Train until the budget or the patience ends."""
-        started, before = time.monotonic(), self.state.elapsed
-        waited = self.state.waited
-        stopped = "budget"
-        with Prefetcher(self.sampler, self.state.step, self.budget.steps or None) as batches:
-            window: list[dict[str, torch.Tensor]] = []
+        """Train until the budget or the patience ends; on an error say so in ``run.json`` and keep the last checkpoint."""
+        try:
+            stopped = self._loop()
+            return self._end(stopped)
+        except SynthmrError as error:
+            if self.main:
+                self.folder.write_info({**self.folder.info, "status": "failed", "error": str(error)})
+            raise
+        finally:
+            if self.board is not None:
+                self.board.close()
+
+    def _loop(self) -> str:
+        """Take steps; returns why they ended."""
+        state = self.state
+        reached, _ = self._moment()
+        if reached >= 1 or self._stale():  # killed between its last checkpoint and its end
+            return "budget" if reached >= 1 else "patience"
+        with Prefetcher(self.sampler, state.step, self.budget.steps or None) as batches:
+            clock = _Clock(state, batches)
             for step, batch in batches:
-                reached = self._share(self.budget.progress(step, self.state.elapsed))
-                if reached >= 1:
-                    break
-                window.append(self._step(step, batch, reached))
-                self.state.step = step + 1
-                self.state.elapsed = before + time.monotonic() - started
-                self.state.waited = waited + batches.waited
-                after = self._share(self.budget.progress(self.state.step, self.state.elapsed))
-                if self.state.step % LOG_EVERY == 0 or after >= 1 or self._due(step, reached, after):
-                    self._log(window, after)
-                    window = []
-                if self._due(step, reached, after):
+                self._step(step, batch, reached)
+                state.step = step + 1
+                clock.stepped()
+                reached, due = self._moment()
+                if due or reached >= 1:
+                    self._read(reached)
+                    clock.stepped()
                     self._validate()
-                    self.state.elapsed = before + time.monotonic() - started
+                    clock.paused()
                     self._save()
-                    if self._stale():
-                        stopped = "patience"
-                        break
-                elif self.fabric.world_size == 1 and time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+                    if reached < 1 and self._stale():
+                        return "patience"
+                    reached, _ = self._moment()  # a validation takes time, too
+                    if reached >= 1:
+                        return "budget"
+                elif time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+                    # ranks are equal after every step, so the first one needs no other to write a checkpoint
+                    self._read(reached)
+                    clock.stepped()
                     self._save()
-        self.state.elapsed = before + time.monotonic() - started
-        return self._end(stopped)
+                elif state.step % self._log_every == 0:
+                    self._read(reached)
+                    clock.stepped()
+                clock.paused()
+        return "budget"
 
-    def _share(self, progress: float) -> float:
-        """The first rank's clock counts, so that all ranks end together."""
-        if self.fabric.world_size == 1 or self.budget.steps:
-            return progress
-        return float(self.fabric.broadcast(progress))
+    def _moment(self) -> tuple[float, bool]:
+        """(share of the run done, whether a validation is due); where time decides, the first rank's clock counts."""
+        state, every = self.state, self.config.train.validate_every
+        reached = self.budget.progress(state.step, state.elapsed)
+        due = self.budget.mark(state.step, state.elapsed, every) > state.mark
+        if self.budget.seconds:
+            # a short budget of minutes is for training: validate more rarely
+            if not every and state.stepping < VALIDATION_RATIO * (state.validating + self._last_validation):
+                due = False
+            reached, due = self.fabric.broadcast((reached, due))
+        return reached, due
 
-    def _step(self, step: int, batch: Any, reached: float) -> dict[str, torch.Tensor]:
-        rate = learning_rate(self.config.train, reached, step)
+    def _step(self, step: int, batch: Any, reached: float) -> None:
+        config = self.config
+        rate = learning_rate(config.train, reached, step)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.rates[name]
-        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, step, self.fabric.global_rank]).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence([config.seed, step, self.fabric.global_rank]).generate_state(1)[0]))
         self.method.train()
         with self.precision.autocast(self.device):
             logs = self.method.step(batch.to(self.device, self.precision.channels_last), self.update)
+        if self.fabric.world_size > 1:
+            # each rank's running statistics saw other samples
+            mean_over_ranks(self.fabric, [buffer for buffer in self.method.buffers() if buffer.is_floating_point()])
         if self.average is not None:
             self._follow(step)
-        return {name: value.detach() for name, value in logs.items()}
+        checks = {f"update {group}": values for group, values in self.update.taken.items()}
+        losses = {name: torch.as_tensor(value, device=self.device).detach().float().reshape(1) for name, value in logs.items()}
+        self._window.append((step + 1, {**losses, **checks}))
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:
@@ -266,93 +323,103 @@ class _Training:
             else:
                 mine.copy_(other)
 
-    def _due(self, step: int, reached: float, after: float) -> bool:
-        """Whether a validation follows this step; the last step is always followed by one."""
-        every = self.config.train.validate_every
-        if after >= 1:
-            return True
-        if every:
-            return (step + 1) % every == 0
-        return int(after * VALIDATIONS) > int(reached * VALIDATIONS)
+    def _read(self, reached: float) -> None:
+        """Read the losses of the steps since the last reading, check that they are finite, log their mean.
 
-    def _log(self, window: list[dict[str, torch.Tensor]], after: float) -> None:
-        losses = {name: float(torch.stack([logs[name].float() for logs in window]).mean()) for name in window[0]}
-        bad = [name for name, value in losses.items() if not np.isfinite(value)]
-        if bad:
-            raise DataError(
-                f"{bad[0]} is {losses[bad[0]]} at step {self.state.step}; the last good checkpoint is kept in {self.out}."
-                f" Lower train.lr (now {self.config.train.lr:g}), set train.clip=1, or train with train.precision=32."
-            )
+        Raises:
+            DataError: the loss or the gradient of an update is not finite, in any rank.
+        """
+        if not self._window:
+            return
+        window, self._window = self._window, []
+        names = [name for name, value in window[0][1].items() for _ in range(value.numel())]
+        rows = torch.stack([torch.cat(list(values.values())) for _, values in window]).tolist()
+        for (step, _), row in zip(window, rows, strict=True):
+            for name, value in zip(names, row, strict=True):
+                if name.startswith("update ") and not np.isfinite(value):
+                    raise self._diverged(step, name, value)
         if not self.main:
             return
+        means = np.mean(rows, axis=0)
+        losses = {name: float(value) for name, value in zip(names, means, strict=True) if not name.startswith("update ")}
+        self._log(losses, reached)
+
+    def _diverged(self, step: int, name: str, value: float) -> DataError:
+        kept = self.folder.checkpoint("last")
+        words = f"The last good checkpoint is kept in {kept}." if kept.is_dir() else "There is no earlier checkpoint."
+        return DataError(
+            f"the loss or gradient of {name} is {value} at step {step}. {words} Lower train.lr (now {self.config.train.lr:g}),"
+            " set train.clip=1 or train.precision=32, or look for odd intensities with `synthmr audit`."
+        )
+
+    def _log(self, losses: Mapping[str, float], reached: float) -> None:
         state = self.state
-        left = state.elapsed / after * (1 - after) if after > 0 else None
-        self.progress.on_step(state.step, self.budget.steps or None, after, losses, state.best, left)
+        left = state.elapsed / reached * (1 - reached) if reached > 0 and state.elapsed > 0 else None
+        self.progress.on_step(state.step, self.budget.steps or None, reached, losses, state.best, left)
+        rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
+        stepping = max(state.stepping, 1e-9)
         record = {
             "step": state.step,
             **losses,
-            "lr": next(iter(self.optimizers.values())).param_groups[0]["lr"],
+            "lr": rate,
             "seconds": round(state.elapsed, 3),
-            "steps_per_s": state.step / max(state.elapsed, 1e-9),
-            "share_waited": state.waited / max(state.elapsed, 1e-9),
+            "steps_per_s": round(state.step / stepping, 4) if state.stepping else None,
+            "share_waited": round(state.waited / stepping, 5) if state.stepping else None,
         }
         self.folder.log(record)
         if self.board is not None:
-            self.board.write(state.step, {**losses, "lr": record["lr"]})
+            self.board.write(state.step, {**losses, "lr": rate})
 
     def _validate(self) -> None:
         """Score the validation cases with the weights that would be kept, and keep them if they are the best."""
-        kept = self.average if self.average is not None else self.method
-        same_buffers(self.fabric, [self.method] + ([self.average] if self.average is not None else []))
+        begun, state = time.monotonic(), self.state
         if self.main:
+            kept = self.average if self.average is not None else self.method
             kept.eval()
-            divisor = self.method.spec.divisor
-            scores = validate(kept, self.store, self.split.validation, self.device, self.precision, divisor)
+            divisor, most = self.method.spec.divisor, 0 if self.budget.long else MOST_SLICES
+            scores = validate(kept, self.store, self.split.validation, self.device, self.precision, divisor, most)
             score = float(np.mean(list(scores.values())))
-            state = self.state
             if state.best is None or score > state.best:
-                state.best, state.best_step, state.stale = score, state.step, 0
-                self.scores = scores
+                state.best, state.best_step, state.stale, state.scores = score, state.step, 0, scores
                 save_best(self.folder, kept, state)
             else:
                 state.stale += 1
             self.folder.log({"step": state.step, "seconds": round(state.elapsed, 3), "validation": score, "scores": scores})
             if self.board is not None:
                 self.board.write(state.step, {"validation": score})
-            self.progress.on_validation(state.step, score, state.best if state.best is not None else score)
+            self.progress.on_validation(state.step, score, state.best)
             if self.config.train.images:
-                slice_figure(
-                    kept, self.store, self.split.validation[0], self.device, self.precision, divisor,
-                    self.out / "images" / f"step_{state.step:06d}.png",
-                    f"{self.split.validation[0]}, step {state.step}, validation {score:.2f} dB",
-                )  # fmt: skip
+                first = self.split.validation[0]
+                path = self.out / "images" / f"step_{state.step:06d}.png"
+                title = f"{first}, step {state.step}, validation {score:.2f} dB"
+                slice_figure(kept, self.store, first, self.device, self.precision, divisor, path, title)
             kept.train()
+        state.mark = self.budget.mark(state.step, state.elapsed, self.config.train.validate_every)
+        found = (state.best, state.best_step, state.stale, state.scores, state.mark)
+        state.best, state.best_step, state.stale, state.scores, state.mark = self.fabric.broadcast(found)
+        self._last_validation = time.monotonic() - begun
+        state.validating += self._last_validation
 
     def _stale(self) -> bool:
         patience = self.config.train.patience
-        if not patience:
-            return False
-        return bool(self.fabric.broadcast(self.state.stale >= patience))
+        return patience > 0 and self.state.stale >= patience
 
     def _save(self) -> None:
         if self.main:
             save_last(self.folder, self.method, self.average, self.groups, self.optimizers, self.state)
         self._saved = time.monotonic()
-        self.fabric.barrier()
 
     def _end(self, stopped: str) -> TrainResult:
         state = self.state
         if state.best is None:
             raise RunError(f"{self.out} ended without a validation; give it a longer budget.")
-        seconds = max(state.elapsed, 1e-9)
+        stepping = max(state.stepping, 1e-9)
         result = TrainResult(
-            self.config.method, state.step, seconds, state.step / seconds, state.waited / seconds,
-            state.best, state.best_step, _peak_gb(), stopped, self.scores,
+            self.config.method, state.step, state.elapsed, state.step / stepping, state.waited / stepping,
+            state.best, state.best_step, peak_gb(), stopped, state.scores,
         )  # fmt: skip
         if self.main:
             _finish(self.folder, self.config, result)
-        if self.board is not None:
-            self.board.close()
         self.fabric.barrier()
         return result
 
@@ -361,7 +428,8 @@ def _finish(run: RunFolder, config: RunConfig, result: TrainResult) -> None:
     """Write the final summary into the log and ``run.json``."""
     run.log({"finished": True, **result.as_dict()})
     digest = run_hash(config, run.checkpoint("best") / WEIGHTS)
-    run.write_info({**run.info, "status": "finished", "hash": digest, "result": result.as_dict()})
+    info = {key: value for key, value in run.info.items() if key != "error"}
+    run.write_info({**info, "status": "finished", "hash": digest, "result": result.as_dict()})
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -372,8 +440,3 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             out[prefix + key] = value
     return out
-
-
-def _peak_gb() -> float:
-    """Largest resident memory of this process so far, in GB (Linux counts KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2

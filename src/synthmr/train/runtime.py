@@ -1,13 +1,15 @@
 """Where a run computes: devices, processes and nodes, through Lightning Fabric.
 
-The module is not wrapped: Fabric starts the processes and moves data between them, and `Processes.update` averages the gradients
-of one optimiser's group after a backward pass into that group alone. So a GAN's two updates need no toggling of
-``requires_grad``, and every rank takes the same step.
+The module is not wrapped: Fabric starts the processes and sends tensors between them, and `Updater` averages the gradients of
+one optimiser's group after a backward pass into that group alone. So a GAN's two updates need no toggling of
+``requires_grad``, and every rank takes the same step. All ranks hold the same weights and running statistics after every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +35,22 @@ class Runtime:
     devices: int = 1
     num_nodes: int = 1
 
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self.devices * self.num_nodes
+
+    @property
+    def worker(self) -> bool:
+        """Whether this process is one of several and not the first: it trains along, and leaves files and words to the first.
+
+        Fabric starts the others of a node by calling the same command again; a cluster's launcher starts them all.
+        """
+        if self.world == 1:
+            return False
+        named = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+        return any(os.environ.get(name, "0") != "0" for name in named)
+
     def fabric(self) -> Any:
         """Start the processes and return the Fabric object of this one.
 
@@ -53,9 +71,13 @@ class Runtime:
             from lightning_fabric import Fabric
         except ModuleNotFoundError:
             from lightning.fabric import Fabric  # the same library inside the larger package
-        strategy = "ddp" if self.devices * self.num_nodes > 1 else "auto"
-        fabric = Fabric(accelerator=kind, devices=self.devices, num_nodes=self.num_nodes, strategy=strategy, precision="32-true")
-        fabric.launch()
+        strategy = "ddp" if self.world > 1 else "auto"
+        with warnings.catch_warnings():
+            # advice for scripts that are started under SLURM without srun; whoever asks for processes has been told by the docs
+            warnings.filterwarnings("ignore", message=".*srun.*")
+            # float32 to Fabric: `synthmr.infer.precision` decides where to autocast, for training and inference alike
+            fabric = Fabric(accelerator=kind, devices=self.devices, num_nodes=self.num_nodes, strategy=strategy)
+            fabric.launch()
         return fabric
 
 
@@ -71,18 +93,25 @@ def mean_over_ranks(fabric: Any, tensors: Sequence[Tensor]) -> None:
         first += tensor.numel()
 
 
-def same_buffers(fabric: Any, modules: Iterable[nn.Module]) -> None:
-    """Average the running statistics over ranks, each of which saw other samples."""
-    mean_over_ranks(fabric, [buffer for module in modules for buffer in module.buffers() if buffer.is_floating_point()])
+def same_start(fabric: Any, module: nn.Module) -> None:
+    """Give every rank the first one's parameters and buffers."""
+    if fabric.world_size > 1:
+        for tensor in module.state_dict().values():
+            torch.distributed.broadcast(tensor, 0)
 
 
 class Updater:
-    """``update(group, loss)``: zero, backward into that group's parameters alone, average over ranks, clip, step."""
+    """``update(group, loss)``: zero, backward into that group's parameters alone, average over ranks, clip, step.
+
+    Attributes:
+        taken: group -> ``(2,)``: loss and gradient norm of its last update, means over ranks; `check` reads them.
+    """
 
     def __init__(
         self, fabric: Any, groups: dict[str, list[nn.Parameter]], optimizers: dict[str, torch.optim.Optimizer], clip: float
     ) -> None:
         self.fabric, self.groups, self.optimizers, self.clip = fabric, groups, optimizers, clip
+        self.taken: dict[str, Tensor] = {}
 
     def __call__(self, group: str, loss: Tensor) -> None:
         """Take one step of one optimiser.
@@ -95,12 +124,45 @@ class Updater:
         params = self.groups[group]
         self.optimizers[group].zero_grad(set_to_none=True)
         with torch.autocast(loss.device.type, enabled=False):
-            self.fabric.backward(loss.float(), inputs=params)
-            if self.fabric.world_size > 1:
-                for param in params:
-                    if param.grad is None:
-                        param.grad = torch.zeros_like(param)
-                mean_over_ranks(self.fabric, [param.grad for param in params if param.grad is not None])
+            loss = loss.float()
+            self.fabric.backward(loss, inputs=params)
+            value = self._average(params, loss.detach().reshape(1))
+            grads = [param.grad for param in params if param.grad is not None]
+            norm = nn.utils.get_total_norm(grads).float().reshape(1).to(value.device)
             if self.clip > 0:
-                nn.utils.clip_grad_norm_(params, self.clip)
+                nn.utils.clip_grads_with_norm_(params, self.clip, norm[0])
             self.optimizers[group].step()
+        # autocast keeps bf16 copies of the weights until its outermost context ends: without this the rest of the
+        # method's step would compute with the weights as they were before this update
+        torch.clear_autocast_cache()
+        self.taken[group] = torch.cat([value, norm])
+
+    def _average(self, params: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
+        """Average loss and gradients over ranks in one message; a parameter that no rank used keeps no gradient."""
+        if self.fabric.world_size == 1:
+            return loss
+        used = torch.tensor([param.grad is not None for param in params], dtype=torch.float32, device=loss.device)
+        parts = [param.grad if param.grad is not None else torch.zeros_like(param) for param in params]
+        mean_over_ranks(self.fabric, [loss, used, *parts])
+        for param, part, share in zip(params, parts, used.tolist(), strict=True):
+            param.grad = part if share > 0 else None
+        return loss
+
+
+def check_groups(method: nn.Module, groups: dict[str, list[nn.Parameter]]) -> None:
+    """Check that every trainable parameter is in exactly one group.
+
+    Raises:
+        UsageError: one is in none, or in two.
+    """
+    owners: dict[int, list[str]] = {}
+    for group, params in groups.items():
+        for param in params:
+            owners.setdefault(id(param), []).append(group)
+    for name, param in method.named_parameters():
+        found = owners.get(id(param), [])
+        if param.requires_grad and len(found) != 1:
+            raise UsageError(
+                f"{type(method).__name__}.groups() puts the parameter {name} into {' and '.join(found) or 'no group'};"
+                " every parameter belongs to exactly one."
+            )

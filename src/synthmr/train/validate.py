@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,17 @@ import torch
 from synthmr.batch import Batch
 from synthmr.data.sampling import case_batch
 from synthmr.data.store import Store
+from synthmr.errors import DataError
+from synthmr.evaluate.metrics import psnr
 from synthmr.infer.precision import Precision
+from synthmr.io.files import atomic
 
 #: brain slices of a subject that are scored during training, evenly spaced
 MOST_SLICES = 24
 #: slices predicted at once
 CHUNK = 8
+#: dB that stand for a prediction without any error
+MOST_DB = 100.0
 
 
 def predict_batch(method: Any, batch: Batch, device: torch.device, precision: Precision) -> dict[str, torch.Tensor]:
@@ -29,28 +33,55 @@ def predict_batch(method: Any, batch: Batch, device: torch.device, precision: Pr
         for first in range(0, batch.size, CHUNK):
             some = Batch(
                 images={name: image[first : first + CHUNK] for name, image in sources.images.items()},
-                mask=sources.mask[first : first + CHUNK] if sources.mask is not None else None,
+                mask=_some(sources.mask, first),
+                segmentation=_some(sources.segmentation, first),
             )
             for name, image in method(some.to(device, precision.channels_last)).items():
                 parts[name].append(image.float().cpu())
     return {name: torch.cat(images) for name, images in parts.items()}
 
 
+def _some(images: torch.Tensor | None, first: int) -> torch.Tensor | None:
+    return None if images is None else images[first : first + CHUNK]
+
+
 def validate(
-    method: Any, store: Store, names: Sequence[str], device: torch.device, precision: Precision, divisor: int
+    method: Any,
+    store: Store,
+    names: Sequence[str],
+    device: torch.device,
+    precision: Precision,
+    divisor: int,
+    most: int = MOST_SLICES,
 ) -> dict[str, float]:
-    """In-brain PSNR in dB of each validation subject, the mean over targets, on [0, 1] of the truth's normaliser."""
+    """Score a method in the units it was trained in.
+
+    Args:
+        method: in evaluation mode.
+        store: holds sources and truth.
+        names: cases to score.
+        device: that computes.
+        precision: number format.
+        divisor: of the method.
+        most: brain slices a case; 0 takes all.
+
+    Returns:
+        case -> in-brain PSNR in dB, range from background to top of the truth's normaliser, mean over targets.
+
+    Raises:
+        DataError: a prediction is not finite.
+    """
     scores = {}
     for name in names:
-        batch = case_batch(store, name, (*method.sources, *method.targets), divisor, MOST_SLICES)
-        predicted = predict_batch(method, batch, device, precision)
-        inside = batch.mask
+        batch = case_batch(store, name, (*method.sources, *method.targets), divisor, most)
+        inside = None if batch.mask is None else batch.mask.numpy()
         values = []
-        for target, image in predicted.items():
+        for target, image in predict_batch(method, batch, device, precision).items():
             span = store[name].top(target) - store[name].background(target)
-            error = (image - batch.images[target])[inside] / span
-            mse = float(error.double().square().mean())
-            values.append(-10 * math.log10(mse) if mse > 0 else math.inf)
+            try:
+                values.append(min(psnr(image.numpy(), batch.images[target].numpy(), span, inside), MOST_DB))
+            except DataError as error:
+                raise DataError(f"case {name}, {target}: {error}") from None
         scores[name] = float(np.mean(values))
     return scores
 
@@ -68,13 +99,15 @@ def slice_figure(
 
     def unit(image: torch.Tensor, contrast: str) -> np.ndarray:
         low, high = case.background(contrast), case.top(contrast)
-        # (H, W) -> rows from superior or anterior down, as a reader expects
-        return np.rot90((image[len(image) // 2, 0].numpy() - low) / (high - low))
+        # (H, W) -> the second axis upwards, the first from right to left: the radiological convention of the report
+        shown: np.ndarray = ((image[len(image) // 2, 0].numpy() - low) / (high - low))[::-1, ::-1].T
+        return shown
 
     panels: list[tuple[str, np.ndarray, str, float]] = [(c, unit(batch.images[c], c), "gray", 1.0) for c in method.sources]
     for target, image in predicted.items():
         truth, guess = unit(batch.images[target], target), unit(image, target)
-        panels += [(target, truth, "gray", 1.0), (f"{target} predicted", guess, "gray", 1.0), ("absolute error", abs(guess - truth), "magma", 0.5)]
+        panels += [(target, truth, "gray", 1.0), (f"{target} predicted", guess, "gray", 1.0)]
+        panels += [("absolute error", abs(guess - truth), "magma", 0.5)]
     figure = Figure(figsize=(2.4 * len(panels), 3.0), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=9)
@@ -84,5 +117,5 @@ def slice_figure(
         axes.set_axis_off()
         if colours != "gray":
             figure.colorbar(shown, ax=axes, shrink=0.7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=80)
