@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from common import write
 
 CROP, PATCH = (160, 180), 128
@@ -111,9 +112,7 @@ def main() -> None:
             found.append(queue.get())
             process.join()
             print(kind, found[-1], flush=True)
-    middle = {
-        kind: {key: float(np.median([item[key] for item in found])) for key in found[0]} for kind, found in results.items()
-    }
+    middle = {kind: {key: float(np.median([item[key] for item in found])) for key in found[0]} for kind, found in results.items()}
     ratio = middle["paper"]["seconds"] / middle["synthmr"]["seconds"]
     table = "\n".join(
         [f"{'pipeline':10s} {'seconds':>8s} {'PSNR dB':>8s} {'peak GB':>8s}   median of {args.repeats}, one case, file to file"]

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import SOURCES, SPLIT, TARGETS, TINY_METHODS, TinyOptions, batch_of, make_store, tiny_config
 
 from synthmr.config import RunConfig
 from synthmr.errors import DataError, RunError, SynthmrError, UsageError
 from synthmr.methods import registry
 from synthmr.run import RunFolder, build_method, load_run, load_state, method_state, read_arrays, run_hash, save_arrays, swapped
+from tiny_run import SOURCES, SPLIT, TARGETS, TINY_METHODS, TinyOptions, batch_of, make_store, tiny_config
 
 INFO = {"status": "finished", "target_normalizers": {"FLAIR": {"name": "percentile", "low": 0.0, "high": 9.0}}, "landmarks": {}}
 

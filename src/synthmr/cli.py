@@ -32,7 +32,9 @@ Data = Annotated[Path, typer.Argument(help="Folder of cases (BraTS, BIDS, subjec
 Alias = Annotated[list[str] | None, typer.Option("--alias", help="alias=CONTRAST; may be repeated.")]
 SplitFile = Annotated[Path | None, typer.Option("--split-file", help="TSV with columns case, split.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for prepared data (default: $SYNTHMR_CACHE or ~/.cache/synthmr).")]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Folder for prepared data (default: $SYNTHMR_CACHE or ~/.cache/synthmr).")
+]
 
 
 def _version(show: bool) -> None:
@@ -199,7 +201,9 @@ def train(
 @app.command()
 def synthesize(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    inputs: Annotated[list[str], typer.Argument(help="A case or cohort folder, or CONTRAST=file words (T1w=a.nii.gz T2w=b.nii.gz).")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="A case or cohort folder, or CONTRAST=file words (T1w=a.nii.gz T2w=b.nii.gz).")
+    ],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the volumes of a cohort.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write, for CONTRAST=file words.")] = None,
     mask: Annotated[Path | None, typer.Option(help="Brain mask, for CONTRAST=file words.")] = None,

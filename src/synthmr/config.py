@@ -199,7 +199,7 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
         return _convert(value, next(a for a in args if a is not type(None)), key)
     if origin is tuple:
         items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-        if not isinstance(items, Sequence) or (len(args) != 2 or args[1] is not Ellipsis) and len(items) != len(args):
+        if not isinstance(items, Sequence) or ((len(args) != 2 or args[1] is not Ellipsis) and len(items) != len(args)):
             raise UsageError(f"{key}={value!r} does not fit {kind}; write {len(args)} values separated by commas.")
         kinds = [args[0]] * len(items) if args[-1] is Ellipsis else args
         return tuple(_convert(item, each, key) for item, each in zip(items, kinds, strict=True))

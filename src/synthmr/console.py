@@ -154,7 +154,9 @@ class Console:
             self._out.print(escape(f"grid {shape} voxels of {spacing} mm, {grid['orientation']}: {grid['images']} images"))
         for name, cases in summary["missing"].items():
             if cases:
-                self._out.print(escape(f"{name} is missing in {len(cases)}: {', '.join(cases[:6])}{' ...' if len(cases) > 6 else ''}"))
+                self._out.print(
+                    escape(f"{name} is missing in {len(cases)}: {', '.join(cases[:6])}{' ...' if len(cases) > 6 else ''}")
+                )
         for line in summary["problems"]:
             self._out.print(escape(f"problem: {line}"))
 
@@ -162,7 +164,9 @@ class Console:
         """Print what `synthmr.data.audit.audit` found."""
         for finding in findings:
             where = " ".join(part for part in (finding.case, finding.contrast) if part)
-            self._out.print(f"[{'red' if finding.level == 'error' else 'yellow'}]{finding.level}[/] {escape(where)}: {escape(finding.what)}")
+            self._out.print(
+                f"[{'red' if finding.level == 'error' else 'yellow'}]{finding.level}[/] {escape(where)}: {escape(finding.what)}"
+            )
             self._out.print(f"    means: {escape(finding.meaning)}")
             self._out.print(f"    fix:   {escape(finding.fix)}")
         errors = sum(finding.level == "error" for finding in findings)
@@ -191,7 +195,9 @@ class Console:
         """Print what a cohort synthesis did."""
         for name, reason in summary.failed.items():
             self._note.print(f"[red]failed[/] {escape(name)}: {escape(reason)}", highlight=False)
-        self._out.print(f"{len(summary.done)} written, {len(summary.skipped)} already there, {len(summary.failed)} failed", highlight=False)
+        self._out.print(
+            f"{len(summary.done)} written, {len(summary.skipped)} already there, {len(summary.failed)} failed", highlight=False
+        )
 
     def result(self, result: Any, out: Path, json: bool) -> None:
         """Print what a training run reached."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from synthmr.errors import UsageError
 
@@ -62,7 +62,9 @@ def run_demo(out: Path, subjects: int, seed: int, minutes: float, console: Conso
     paths = [runs / method for method in ("hinet", *BASELINES)]
     rows = pipeline.evaluate(paths, data, "test", [], settings)
     pipeline.write_metrics(out / "metrics.csv", rows)
-    pipeline.write_report(out / "report.html", paths, data, "test", rows, title="synthmr demo", command=f"synthmr demo --seed {seed}")
+    pipeline.write_report(
+        out / "report.html", paths, data, "test", rows, title="synthmr demo", command=f"synthmr demo --seed {seed}"
+    )
     shutil.rmtree(out / "cache", ignore_errors=True)
     console.scores(rows)
     psnr = {r["method"]: r["mean"] for r in summarise(rows) if r["protocol"] == "masked-volume" and r["metric"] == "psnr"}
@@ -83,5 +85,3 @@ def _clear(out: Path) -> None:
         shutil.rmtree(out)
     out.mkdir(parents=True)
     (out / MARKER).write_text("written by synthmr demo; the next demo replaces this folder\n", encoding="utf-8")
-
-

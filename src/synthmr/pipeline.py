@@ -163,9 +163,7 @@ def phantom(
     """Write a simulated cohort."""
     from synthmr.data.phantom import make_phantom
 
-    return make_phantom(
-        out, subjects, seed=seed, spacing=spacing, field_strength=field, overwrite=overwrite, progress=progress
-    )
+    return make_phantom(out, subjects, seed=seed, spacing=spacing, field_strength=field, overwrite=overwrite, progress=progress)
 
 
 def infer_settings(mode: str = "slices", patch: int = 128, overlap: float = 0.5, precision: str = "auto") -> InferSettings:
@@ -252,7 +250,9 @@ def select(cohort: Cohort, split: Split, part: str) -> list[Case]:
     names = set(parts[part]) if part != "all" else {case.name for case in cohort.cases}
     cases = [case for case in cohort.cases if case.name in names]
     if not cases:
-        raise DataError(f"{cohort.root} holds no {part} case of this run; the run's split.tsv names {', '.join(sorted(names)) or 'none'}.")
+        raise DataError(
+            f"{cohort.root} holds no {part} case of this run; the run's split.tsv names {', '.join(sorted(names)) or 'none'}."
+        )
     return cases
 
 
@@ -327,8 +327,8 @@ def predictions(
     for name, run in loaded.items():
         if run.config.targets != first.config.targets or run.config.prepare.normalizer != first.config.prepare.normalizer:
             raise UsageError(
-                f"{name} gives {', '.join(run.config.targets)} with normalizer {run.config.prepare.normalizer}, the first run"
-                f" {', '.join(first.config.targets)} with {first.config.prepare.normalizer}: scores would not compare. Evaluate them apart."
+                f"{name} gives {', '.join(run.config.targets)} with normalizer {run.config.prepare.normalizer}, the first run gives"
+                f" {', '.join(first.config.targets)} with {first.config.prepare.normalizer}: evaluate them apart."
             )
     cohort = index(data, aliases, split_file)
     cases = select(cohort, first.split, split)
@@ -339,13 +339,17 @@ def predictions(
             config = run.config
             key = config_hash([config.prepare, config.sources, run.landmarks])
             if key not in prepared:
-                prepared[key] = prepare_case(case, (*config.sources, *config.targets), config.prepare, config.targets, run.landmarks)
+                prepared[key] = prepare_case(
+                    case, (*config.sources, *config.targets), config.prepare, config.targets, run.landmarks
+                )
             plane = config.prepare.plane
             for target, image in predict_case(run.method, prepared[key], None, plane, settings).items():
                 images[target][name] = image
         shapes = {each.mask.shape for each in prepared.values()}
         if len(shapes) > 1:
-            raise UsageError(f"the runs see case {case.name} on different boxes, so one table cannot hold them; evaluate them apart.")
+            raise UsageError(
+                f"the runs see case {case.name} on different boxes, so one table cannot hold them; evaluate them apart."
+            )
         for target, predicted in images.items():
             yield Predicted(next(iter(prepared.values())), target, predicted)
         if progress is not None:
@@ -357,7 +361,9 @@ def name_runs(loaded: Sequence[LoadedRun], paths: Sequence[Path]) -> dict[str, L
     methods = [run.config.method for run in loaded]
     names = [m if methods.count(m) == 1 else path.resolve().name for m, path in zip(methods, paths, strict=True)]
     if len(set(names)) != len(names):
-        raise UsageError(f"two runs would both be called {', '.join(sorted({n for n in names if names.count(n) > 1}))}; rename a folder.")
+        raise UsageError(
+            f"two runs would both be called {', '.join(sorted({n for n in names if names.count(n) > 1}))}; rename a folder."
+        )
     return dict(zip(names, loaded, strict=True))
 
 
@@ -389,7 +395,10 @@ def write_report(
         "data": str(data),
         "cases": split,
         "split": to_dict(first.split),
-        "runs": {run.name: {key: folder.info.get(key) for key in ("method", "hash", "started", "machine", "result")} for run, folder in zip(runs, folders, strict=True)},
+        "runs": {
+            run.name: {key: folder.info.get(key) for key in ("method", "hash", "started", "machine", "result")}
+            for run, folder in zip(runs, folders, strict=True)
+        },
     }
     figures = (figure_case(predicted, rows) for predicted in predictions(runs, data, split))
     logs = {folder.config.method: folder.records() for folder in folders if any("lr" in record for record in folder.records())}

@@ -91,7 +91,9 @@ class Sampler:
         self.size = self.crop if sample.mode == "slices" else self._patch_size(divisor)
         self._samples = self._list_samples()
         if not len(self._samples):
-            raise DataError(f"no slice of {len(self.cases)} cases has a brain share of sample.min_brain={sample.min_brain:g}; lower it.")
+            raise DataError(
+                f"no slice of {len(self.cases)} cases has a brain share of sample.min_brain={sample.min_brain:g}; lower it."
+            )
         self._orders: dict[int, np.ndarray] = {}
         self._tables: dict[tuple[int, str], np.ndarray] = {}
 

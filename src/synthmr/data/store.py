@@ -123,8 +123,12 @@ class Store:
         try:
             data = json.loads((path / "store.json").read_text(encoding="utf-8"))
             if data["version"] != STORE_VERSION:
-                raise DataError(f"{path} is a store of version {data['version']}, this synthmr reads {STORE_VERSION}; prepare it again.")
-            split = Split(**{**data["split"], **{part: tuple(data["split"][part]) for part in ("train", "validation", "test", "left_out")}})
+                raise DataError(
+                    f"{path} is a store of version {data['version']}, this synthmr reads {STORE_VERSION}; prepare it again."
+                )
+            split = Split(
+                **{**data["split"], **{part: tuple(data["split"][part]) for part in ("train", "validation", "test", "left_out")}}
+            )
             return Store(
                 folders={name: path / "cases" / name for name in data["cases"]},
                 sources=tuple(data["sources"]),
@@ -135,7 +139,9 @@ class Store:
                 fingerprint=data["fingerprint"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is not a readable store ({' '.join(str(error).split())}); make it with `synthmr prepare`.") from None
+            raise DataError(
+                f"{path} is not a readable store ({' '.join(str(error).split())}); make it with `synthmr prepare`."
+            ) from None
 
     def check(self, sources: Sequence[str], targets: Sequence[str], config: PrepareConfig) -> None:
         """Check that the store serves a run.
@@ -145,11 +151,15 @@ class Store:
         """
         lacking = [name for name in (*sources, *targets) if name not in (*self.sources, *self.targets)]
         if lacking:
-            raise UsageError(f"the store holds {', '.join((*self.sources, *self.targets))}, not {', '.join(lacking)}; prepare another.")
+            raise UsageError(
+                f"the store holds {', '.join((*self.sources, *self.targets))}, not {', '.join(lacking)}; prepare another."
+            )
         for key, value in to_dict(config).items():
             stored = to_dict(self.config)[key]
             if value != stored:
-                raise UsageError(f"the store was prepared with prepare.{key}={stored!r} and the run asks for {value!r}; use --set or prepare again.")
+                raise UsageError(
+                    f"the store was prepared with prepare.{key}={stored!r}, the run asks for {value!r}; use --set or prepare again."
+                )
 
 
 def open_case(folder: Path, name: str) -> StoredCase:
@@ -176,7 +186,9 @@ def open_case(folder: Path, name: str) -> StoredCase:
             brain=np.asarray(data["brain"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"the stored case {name} in {folder} is damaged ({' '.join(str(error).split())}); prepare it again.") from None
+        raise DataError(
+            f"the stored case {name} in {folder} is damaged ({' '.join(str(error).split())}); prepare it again."
+        ) from None
 
 
 def build(
@@ -313,7 +325,9 @@ def _landmarks(
     wanted = [name for name in (*sources, *targets) if normalizer_of(name, config, targets) == "nyul"]
     if not wanted:
         return {}
-    key = config_hash([PREPARE_VERSION, to_dict(config), list(sources), wanted, {name: dict(hashes[name]) for name in split.train}], 40)
+    key = config_hash(
+        [PREPARE_VERSION, to_dict(config), list(sources), wanted, {name: dict(hashes[name]) for name in split.train}], 40
+    )
     path = cache / "landmarks" / f"{key}.json"
     if path.is_file():
         try:

@@ -159,7 +159,9 @@ def check_request(spec: Spec, sources: Sequence[str], targets: Sequence[str], ou
         if not low <= len(names) <= high:
             span = f"{low}" if low == high else f"{low} to {high}"
             given = f"{len(names)} ({', '.join(names)})"
-            raise UsageError(f"{spec.name} takes {span} {word} contrasts and was given {given}; `synthmr methods` shows what each takes.")
+            raise UsageError(
+                f"{spec.name} takes {span} {word} contrasts and was given {given}; `synthmr methods` shows what each takes."
+            )
     both = sorted(set(sources) & set(targets))
     if both:
         raise UsageError(f"{', '.join(both)} is both source and target; a contrast can be only one of them.")
@@ -186,7 +188,7 @@ def check_wanted(method: Method, batch: Batch, wanted: Sequence[str] | None) -> 
     unknown = [name for name in batch.images if name not in method.sources and name not in method.targets]
     if unknown:
         raise UsageError(
-            f"{method.spec.name} was trained with {', '.join(method.sources)} and was given {', '.join(unknown)} too; leave that out."
+            f"{method.spec.name} was trained with {', '.join(method.sources)} and was given {', '.join(unknown)} too; leave it out."
         )
     given = tuple(name for name in method.sources if name in batch.images and bool(batch.present[name].any()))
     absent = [name for name in method.sources if name not in given]

@@ -89,7 +89,9 @@ class HiNetOptions:
             if value not in words:
                 raise UsageError(f"options.{key}={value!r}: {did_you_mean(str(value), words)}")
         if self.filters < 1 or self.discriminator_filters < 1:
-            raise UsageError(f"options.filters={self.filters}, discriminator_filters={self.discriminator_filters}: at least 1 each.")
+            raise UsageError(
+                f"options.filters={self.filters}, discriminator_filters={self.discriminator_filters}: at least 1 each."
+            )
 
 
 # --- networks -----------------------------------------------------------------------------------------------------------
@@ -142,7 +144,8 @@ class Encoder(nn.Module):
         super().__init__()
         widths = (inputs, filters, 2 * filters, 4 * filters)
         self.levels = nn.ModuleList(
-            nn.Sequential(conv_block(i, o, leaky, norm), conv_block(o, o, leaky, norm), nn.MaxPool2d(2)) for i, o in pairwise(widths)
+            nn.Sequential(conv_block(i, o, leaky, norm), conv_block(o, o, leaky, norm), nn.MaxPool2d(2))
+            for i, o in pairwise(widths)
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:

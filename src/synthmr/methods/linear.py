@@ -1,4 +1,4 @@
-"""`linear`: polynomial ridge regression on co-located intensities. Cheap, hard to beat by as much as one expects, so in every table.
+"""`linear`: polynomial ridge regression on co-located intensities: cheap, hard to beat by much, and so in every table.
 
 Each target voxel is a polynomial of the source intensities at the same voxel: with two sources and degree 4, fifteen
 coefficients. Sources are standardised first, so that the powers are of one size; the ridge penalty is on the standardised

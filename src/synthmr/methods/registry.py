@@ -45,4 +45,6 @@ def load(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("synthmr"):
             raise
-        raise MissingExtra(f"method {name} needs the package {error.name}, which is not installed: pip install {error.name}") from None
+        raise MissingExtra(
+            f"method {name} needs the package {error.name}, which is not installed: pip install {error.name}"
+        ) from None

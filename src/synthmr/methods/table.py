@@ -19,7 +19,13 @@ def capability_rows() -> list[dict[str, Any]]:
         try:
             method = registry.load(name)
         except MissingExtra as error:
-            rows.append({"name": name, "title": str(error), **dict.fromkeys(("supervision", "sources", "targets", "any subset", "dims", "presets", "paper"), "")})
+            rows.append(
+                {
+                    "name": name,
+                    "title": str(error),
+                    **dict.fromkeys(("supervision", "sources", "targets", "any subset", "dims", "presets", "paper"), ""),
+                }
+            )
             continue
         spec = method.spec
         rows.append(

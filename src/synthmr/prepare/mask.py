@@ -44,7 +44,9 @@ def clean(mask: np.ndarray) -> np.ndarray:
     return np.asarray(ndimage.binary_fill_holes(mask), bool)
 
 
-def brain_mask(arrays: Mapping[str, np.ndarray], given: np.ndarray | None, mode: str, case: str = "") -> tuple[np.ndarray, str, str]:
+def brain_mask(
+    arrays: Mapping[str, np.ndarray], given: np.ndarray | None, mode: str, case: str = ""
+) -> tuple[np.ndarray, str, str]:
     """The brain mask of a case.
 
     Args:

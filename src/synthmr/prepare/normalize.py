@@ -6,7 +6,7 @@
 | ``minmax`` | low .. maximum of the brain linearly to [-1, 1] (Hi-Net, Section IV-A) | -1 |
 | ``zscore`` | subtracts the brain's mean, divides by its standard deviation | value of 0 scanner units |
 | ``mean`` | divides by the brain's mean (MILR, Section V-B) | 0 |
-| ``nyul`` | piecewise linear, the brain's percentiles onto landmarks learnt on training cases, clipped to [-1, 1] (Nyul 2000) | -1 |
+| ``nyul`` | piecewise linear, percentiles onto landmarks learnt on training cases, clipped to [-1, 1] (Nyul 2000) | -1 |
 
 ``low`` is 0 scanner units where no brain voxel is negative, since air and the background of skull-stripped volumes are 0
 there; where resampling left negative values it is the brain's 0.5th percentile (``percentile``, ``nyul``) or its minimum
