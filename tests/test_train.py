@@ -121,10 +121,14 @@ def test_the_score_that_is_kept_is_the_score_of_the_kept_weights(tmp_path: Path,
 
 def test_steps_epochs_and_minutes(tmp_path: Path, store: Store) -> None:
     # 3 training cases of 6 slices, 2 a batch: 9 steps an epoch
-    result = train(tiny_config(train__steps=0, train__epochs=2, train__validate_every=0), store, SPLIT, tmp_path / "epochs", runtime=CPU)
+    result = train(
+        tiny_config(train__steps=0, train__epochs=2, train__validate_every=0), store, SPLIT, tmp_path / "epochs", runtime=CPU
+    )
     assert result.steps == 18
     told = Recorder()
-    config = tiny_config(train__steps=0, train__minutes=0.02, train__validate_every=0, train__schedule="linear", train__decay_start=0.0)
+    config = tiny_config(
+        train__steps=0, train__minutes=0.02, train__validate_every=0, train__schedule="linear", train__decay_start=0.0
+    )
     result = train(config, store, SPLIT, tmp_path / "minutes", runtime=CPU, progress=told)
     assert 1.2 <= result.seconds < 3 and result.steps > 10 and result.stopped == "budget"
     assert told.steps[0][1] is None and told.steps[-1][2] == 1 and 1 <= len(told.validations) <= 20
@@ -313,7 +317,9 @@ def test_resume_from_a_damaged_checkpoint(tmp_path: Path, store: Store, damage: 
         ({"sample__mode": "patches", "sample__patch": "6,6"}, ("sample.patch", "multiples of 4")),
     ],
 )
-def test_settings_that_cannot_be_trained_leave_no_folder(tmp_path: Path, store: Store, settings: dict[str, Any], words: tuple[str, ...]) -> None:
+def test_settings_that_cannot_be_trained_leave_no_folder(
+    tmp_path: Path, store: Store, settings: dict[str, Any], words: tuple[str, ...]
+) -> None:
     with pytest.raises(UsageError) as error:
         train(tiny_config(**settings), store, SPLIT, tmp_path / "run", runtime=CPU)
     one_line(error, *words)

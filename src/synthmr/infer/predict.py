@@ -19,12 +19,14 @@ from synthmr.batch import Batch
 from synthmr.case import PreparedCase, slice_major
 from synthmr.errors import DataError, UsageError, did_you_mean
 from synthmr.infer.fold import folded
-from synthmr.infer.precision import SWITCHES, Precision, resolve_precision
-from synthmr.infer.stitch import Tiling, blend, cut, next_multiple, tiling, window
+from synthmr.infer.precision import PRECISIONS, SWITCHES, Precision, resolve_precision
+from synthmr.infer.stitch import WINDOWS, Tiling, blend, cut, next_multiple, tiling, window
 from synthmr.infer.windows import Window, batches, brain_windows, scatter, sees_whole_slice, whole_windows, window_batch
 from synthmr.methods.contract import Method, NeuralMethod
 
 MODES = ("slices", "patches")
+
+_WORDS = {"mode": MODES, "window": WINDOWS, "precision": PRECISIONS, "channels_last": SWITCHES, "tight": SWITCHES}
 
 #: pixels a batch, by device: larger batches leave the CPU's cache; a GPU wants them large
 BATCH_PIXELS = {"cpu": 60_000, "cuda": 1_500_000}
@@ -45,6 +47,9 @@ class InferSettings:
         channels_last: auto, on or off.
         tight: show the network a window around the brain of each slice, not the whole box: on, off or auto (unless it
             works with statistics of the whole slice). Patches are always cut from the whole box.
+
+    Raises:
+        UsageError: an unknown word, or a number that makes no sense.
     """
 
     mode: str = "slices"
@@ -55,6 +60,16 @@ class InferSettings:
     precision: str = "auto"
     channels_last: str = "auto"
     tight: str = "auto"
+
+    def __post_init__(self) -> None:
+        for key, allowed in _WORDS.items():
+            if getattr(self, key) not in allowed:
+                raise UsageError(f"{key}={getattr(self, key)!r}: {did_you_mean(str(getattr(self, key)), allowed)}")
+        if not 0 <= self.overlap < 1 or min(self.patch) < 1 or self.batch < 0:
+            raise UsageError(
+                f"patch={self.patch}, overlap={self.overlap:g}, batch={self.batch}: a patch has at least 1 pixel, an overlap is in"
+                " [0, 1), and a batch is not negative."
+            )
 
 
 def predict_case(
@@ -82,10 +97,10 @@ def predict_case(
 
     Raises:
         DataError: the case lacks a source, or the prediction is not finite.
-        UsageError: an unknown target, mode, window or precision, or a method that works in 3-D alone.
+        UsageError: an unknown target, or a method that works in 3-D alone.
     """
     settings = settings or InferSettings()
-    sources, targets = _request(method, prepared, wanted, settings)
+    sources, targets = _request(method, prepared, wanted)
     known = {**(normalizers or {}), **prepared.normalizers}
     fills = {name: _background(name, known, prepared.name) for name in (*sources, *targets)}
     images = {name: slice_major(prepared.images[name], plane) for name in sources}
@@ -110,18 +125,13 @@ def predict_case(
     return out
 
 
-def _request(
-    method: Method, prepared: PreparedCase, wanted: Sequence[str] | None, settings: InferSettings
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _request(method: Method, prepared: PreparedCase, wanted: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Check the call: (sources that are there, targets).
 
     Raises:
-        DataError: a source is missing. UsageError: settings, targets or dimensions that do not go.
+        DataError: a source is missing.
+        UsageError: targets or dimensions that do not go.
     """
-    if settings.tight not in SWITCHES:
-        raise UsageError(f"tight={settings.tight!r}: {did_you_mean(settings.tight, SWITCHES)}")
-    if settings.mode not in MODES:
-        raise UsageError(f"unknown inference mode {settings.mode!r}: {did_you_mean(settings.mode, MODES)}")
     if 2 not in method.spec.dims:
         raise UsageError(f"{method.spec.name} works on volumes, and synthmr predicts slice by slice; it cannot be run yet.")
     targets = tuple(wanted) if wanted is not None else tuple(method.targets)

@@ -130,7 +130,13 @@ def _check_training(config: RunConfig, method: Any) -> None:
         ("augment.gain", augment.gain, 0, 0.99),
         ("augment.curve", augment.curve, 0, 1),
         ("augment.bias", augment.bias, 0, 0.99),
+        ("augment.shift", augment.shift, 0, 1000),
+        ("augment.gamma", augment.gamma, 0, 5),
+        ("augment.noise", augment.noise, 0, 1),
+        ("seed", config.seed, 0, 2**63 - 1),
     ]
+    limits += [("sample.patch", edge, 1, 100_000) for edge in sample.patch]
+    limits += [("sample.crop", edge, 0 if sample.crop == (0, 0) else 1, 100_000) for edge in sample.crop]
     limits += [(f"train.{name}", getattr(train, name), 0, 1e12) for name in (*BUDGETS, "warmup", "validate_every", "patience")]
     for key, number, low, high in limits:
         if not low <= number <= high:

@@ -178,8 +178,8 @@ def check_wanted(method: Method, batch: Batch, wanted: Sequence[str] | None) -> 
     """Return (sources to use, targets to give) for a prediction.
 
     Raises:
-        UsageError: a wanted contrast that the method has no output for, a source missing where all are needed, or an
-            image of a contrast that the method does not know.
+        UsageError: a wanted contrast that the method has no output for, a source missing where all are needed, an
+            image of a contrast that the method does not know, or a size that the method cannot work on.
     """
     targets = tuple(wanted) if wanted is not None else method.targets
     for name in targets:
@@ -202,4 +202,10 @@ def check_wanted(method: Method, batch: Batch, wanted: Sequence[str] | None) -> 
     partial = [name for name in given if not bool(batch.present[name].all())]
     if partial and not method.spec.any_subset:
         raise UsageError(f"{method.spec.name} needs {', '.join(partial)} in every sample; some of them lack it.")
+    size = batch.images[given[0]].shape[2:]
+    if any(edge % method.spec.divisor for edge in size):
+        raise UsageError(
+            f"{method.spec.name} needs sizes that are multiples of {method.spec.divisor} and was given {'x'.join(map(str, size))};"
+            " pad the images, or use synthmr.infer, which does."
+        )
     return given, targets

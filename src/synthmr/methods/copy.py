@@ -2,6 +2,8 @@
 
 For each source an isotonic regression (scikit-learn; increasing or decreasing, whichever fits) maps its intensities to the
 target's, learnt on brain voxels of the training cases; the source whose mapped image has the least squared error is kept.
+The regression runs on bins of equally many voxels, each with its mean and its weight: as exact as the stored map can be, and
+as fast for a thousand subjects as for ten.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class CopyOptions:
 
     Attributes:
         voxels: brain voxels drawn from each training case.
-        knots: points that each map is stored with, at quantiles of the source.
+        knots: most points that each map is stored with, at quantiles of the source.
     """
 
     voxels: int = 20_000
@@ -35,6 +37,28 @@ class CopyOptions:
     def __post_init__(self) -> None:
         if self.voxels < 100 or self.knots < 2:
             raise UsageError(f"options.voxels={self.voxels}, options.knots={self.knots}: at least 100 voxels and 2 knots.")
+
+
+def monotone_map(x: np.ndarray, y: np.ndarray, knots: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """The monotone map from ``x`` to ``y``, both ``(N,)``, with the least squared error, rising or falling.
+
+    Returns:
+        Knots ``(K,)``, increasing, K at most ``knots``; values ``(K,)`` there, linear in between and constant beyond the
+        ends; and the mean squared error of the map on the data.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    edges = np.unique(np.quantile(x, np.linspace(0, 1, knots)))
+    bins = np.searchsorted(edges, x, side="right") - 1
+    weight = np.bincount(bins, minlength=len(edges)).astype(np.float64)
+    kept = weight > 0
+    weight = weight[kept]
+    where, level = (np.bincount(bins, each, len(edges))[kept] / weight for each in (x, y))
+    found = []
+    for rising in (True, False):  # both are tried, because the sign of a correlation can mislead
+        values = IsotonicRegression(increasing=rising).fit_transform(where, level, sample_weight=weight)
+        found.append((where, values, float(np.mean((np.interp(x, where, values) - y) ** 2))))
+    return min(found, key=lambda each: each[2])
 
 
 class Copy(FittedMethod):
@@ -52,22 +76,16 @@ class Copy(FittedMethod):
 
     def fit(self, cases: Callable[[], Iterable[Batch]], seed: int) -> dict[str, float]:
         """Fit a map a source and target; returns the root mean squared error of each."""
-        from sklearn.isotonic import IsotonicRegression
-
         x, y = sample_voxels(cases(), self.sources, self.targets, self.options.voxels, seed)
         logs = {}
         for column, target in enumerate(self.targets):
             best = np.inf
             for index, source in enumerate(self.sources):
-                values = x[:, index]
-                model = IsotonicRegression(increasing="auto" if np.ptp(values) else True, out_of_bounds="clip")
-                model.fit(values, y[:, column])
-                error = float(np.sqrt(np.mean((model.predict(values) - y[:, column]) ** 2)))
-                logs[f"rmse_{source}_{target}"] = error
+                knots, values, error = monotone_map(x[:, index], y[:, column], self.options.knots)
+                logs[f"rmse_{source}_{target}"] = error**0.5
                 if error < best:
                     best = error
-                    knots = np.unique(np.quantile(values, np.linspace(0, 1, self.options.knots)))
-                    self._maps[target] = (index, knots, model.predict(knots))
+                    self._maps[target] = (index, knots, values)
         return logs
 
     def state(self) -> dict[str, np.ndarray]:
@@ -82,7 +100,11 @@ class Copy(FittedMethod):
 
         Raises:
             KeyError: the state is of another method or lacks a target.
+            ValueError: it names a source that this method does not have.
         """
+        for target in self.targets:
+            if not 0 <= int(state[f"{target}.source"][0]) < len(self.sources):
+                raise ValueError(f"the map of {target} is of source number {int(state[f'{target}.source'][0])}")
         self._maps = {t: (int(state[f"{t}.source"][0]), state[f"{t}.knots"], state[f"{t}.values"]) for t in self.targets}
 
     def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:

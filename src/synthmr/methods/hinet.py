@@ -9,13 +9,17 @@ several sources meet, a mixed fusion block weighs their sum, product and maximum
 
 Where the paper is silent or contradicts itself:
 - Eq. 2 is for two sources; here the sum, product and maximum run over any N >= 2.
+- Eq. 1 and 3 print L1 norms; they are means over pixels, as in the public code, so that 100 and 20 mean what they meant there.
 - Eq. 3-5 print the log objective; the public code uses least squares, and so does the default (``gan=lsgan``), which trains
   more steadily at 100 times the L1 weight. ``gan=log`` is Eq. 3-5 in its non-saturating form, ``gan=none`` drops the GAN.
 - Eq. 3 and 4 write D(x1, x2, G); Section III-C says that D takes a real or a synthesised target alone. The text is followed.
 - Section III-C puts batch norm after D's first layer; the public code starts it at the second, and so do we. The public code
-  also passes 0.8 as that layer's epsilon, meant as momentum; we keep PyTorch's 1e-5.
+  also passes 0.8 as D's batch norm epsilon, meant as momentum; we keep PyTorch's 1e-5.
+- The order of a step is not given; G first and then D, whose loss is halved, and weights drawn from N(0, 0.02): the public code's.
+- Section III-B ends with "ReLu"; as in the public code, the fusion network is leaky like the encoders whose maps it reads, and
+  the decoder, from its second convolution on, ReLU.
 - The reconstruction decoders of the public code share the target's output layer and leave their own unused; ours use their own.
-- Eq. 6 adds L_R to both players' losses; it has no gradient for D, so it stands with G alone.
+- Eq. 6 adds all losses up; each player descends its own, and L_R, which has no gradient for D, stands with G's.
 - The batch size is not given; ``paper`` takes 16 patches (four slices). Adam's beta1 is not given; 0.5, as in the public code.
 - Early and late fusion (Fig. 9) are drawn, not described: early stacks the sources into one encoder, which leaves nothing
   to fuse; late keeps an encoder a source and fuses their deepest maps alone. Both keep the skip connections.
@@ -24,6 +28,7 @@ With 32 filters and two sources the generator has 3,872,259 parameters and the d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -88,10 +93,12 @@ class HiNetOptions:
             value = getattr(self, key)
             if value not in words:
                 raise UsageError(f"options.{key}={value!r}: {did_you_mean(str(value), words)}")
-        if self.filters < 1 or self.discriminator_filters < 1:
-            raise UsageError(
-                f"options.filters={self.filters}, discriminator_filters={self.discriminator_filters}: at least 1 each."
-            )
+        for key, least in (("filters", 1), ("discriminator_filters", 1)):
+            if getattr(self, key) < least:
+                raise UsageError(f"options.{key}={getattr(self, key)}: at least {least}.")
+        for key in ("l1_weight", "reconstruction_weight", "gan_weight", "discriminator_rate"):
+            if not 0 <= getattr(self, key) < math.inf:
+                raise UsageError(f"options.{key}={getattr(self, key):g}: at least 0 and finite.")
 
 
 # --- networks -----------------------------------------------------------------------------------------------------------
@@ -226,6 +233,10 @@ class Generator(nn.Module):
         return target, list(decoded[0].split(1, dim=1)) if self.strategy == "early" else decoded
 
 
+#: height and width that leave the discriminator's last convolution one position; the next multiple of 8
+LEAST_JUDGED = 40
+
+
 class Discriminator(nn.Sequential):
     """Section III-C: ``(B, 1, H, W)`` -> a map of raw scores; 3x3 convolutions of stride 2, the last without stride or padding."""
 
@@ -320,10 +331,20 @@ class HiNet(NeuralMethod):
         return {"D": {"rate": self.options.discriminator_rate, "betas": (0.5, 0.999), "weight_decay": 0.0}}
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
-        """Generator first (Eq. 4 and lambda_2 L_R of Eq. 6), then the discriminator on the detached result (Eq. 5)."""
+        """Generator first (Eq. 4 and lambda_2 L_R of Eq. 6), then the discriminator on the detached result (Eq. 5).
+
+        Raises:
+            UsageError: the images are too small for the discriminator.
+        """
         options = self.options
         images = [batch.images[name] for name in self.sources]
         truth = batch.images[self.targets[0]]
+        if self.discriminator is not None and min(truth.shape[2:]) < LEAST_JUDGED:
+            height, width = truth.shape[2:]
+            raise UsageError(
+                f"Hi-Net's discriminator needs images of {LEAST_JUDGED}x{LEAST_JUDGED} or more and was given {height}x{width};"
+                " enlarge sample.patch or sample.crop, or use --set options.gan=none."
+            )
         fake, decoded = self.generator(images, reconstruct=True)
 
         l1 = F.l1_loss(fake.float(), truth)

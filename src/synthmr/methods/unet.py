@@ -75,15 +75,27 @@ class UNet(NeuralMethod):
             features=(width, 2 * width, 4 * width, 8 * width, 16 * width, width),
         )
 
+    def _output(self, images: Tensor) -> Tensor:
+        """``(B, sources, H, W) -> (B, targets, H, W)`` float32."""
+        height, width = images.shape[2:]
+        if height * width <= self.spec.divisor**2:  # one pixel at the bottom, which instance norm cannot normalise
+            raise UsageError(f"unet was given images of {height}x{width}; they must be larger than 16x16: enlarge sample.patch.")
+        out: Tensor = self.network(images)
+        return out.float()
+
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
-        """L1 between the output and the targets."""
-        loss = F.l1_loss(self.network(batch.stack(self.sources)).float(), batch.stack(self.targets))
+        """L1 between the output and the targets.
+
+        Raises:
+            UsageError: the images are too small.
+        """
+        loss = F.l1_loss(self._output(batch.stack(self.sources)), batch.stack(self.targets))
         update("G", loss)
         return {"G_l1": loss}
 
     def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Predict the targets."""
         sources, targets = check_wanted(self, batch, wanted)
-        out = self.network(batch.stack(sources)).float()
+        out = self._output(batch.stack(sources))
         order = {name: column for column, name in enumerate(self.targets)}
         return {name: out[:, order[name] : order[name] + 1] for name in targets}

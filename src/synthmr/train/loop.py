@@ -355,7 +355,6 @@ class _Training:
     def _log(self, losses: Mapping[str, float], reached: float) -> None:
         state = self.state
         left = state.elapsed / reached * (1 - reached) if reached > 0 and state.elapsed > 0 else None
-        self.progress.on_step(state.step, self.budget.steps or None, reached, losses, state.best, left)
         rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
         stepping = max(state.stepping, 1e-9)
         record = {
@@ -369,6 +368,7 @@ class _Training:
         self.folder.log(record)
         if self.board is not None:
             self.board.write(state.step, {**losses, "lr": rate})
+        self.progress.on_step(state.step, self.budget.steps or None, reached, losses, state.best, left)
 
     def _validate(self) -> None:
         """Score the validation cases with the weights that would be kept, and keep them if they are the best."""
