@@ -114,6 +114,17 @@ def test_normalized_units_are_those_of_evaluate(cohort: Cohort, tmp_path: Path) 
     np.testing.assert_allclose(nib.load(output_path(tmp_path / "out", "sub-01", "FLAIR")).get_fdata(), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("intensity", ["scanner", "normalized"])
+def test_outside_the_brain_is_exactly_zero_even_where_the_range_starts_below(
+    cohort: Cohort, tmp_path: Path, intensity: str
+) -> None:
+    run = make_run()
+    run = dataclasses.replace(run, info={**run.info, "target_normalizers": {"FLAIR": {**FLAIR, "low": -20.0}}})
+    synthesize_cohort(run, cohort, tmp_path, intensity=intensity)
+    values = nib.load(output_path(tmp_path, "sub-01", "FLAIR")).get_fdata()
+    assert (values[arrays(0)["T1w"] == 0] == 0).all() and values.max() > 0.9
+
+
 def test_sidecar_says_where_it_comes_from(cohort: Cohort, tmp_path: Path) -> None:
     synthesize_cohort(make_run(), cohort, tmp_path)
     image = output_path(tmp_path, "sub-03", "FLAIR")

@@ -120,12 +120,16 @@ def other_yaml(**changes: str) -> Any:
     return change
 
 
+def other_method(path: Path) -> None:
+    path.write_text(path.read_text().replace("method: tiny", "method: tinny"))
+
+
 @pytest.mark.parametrize(
     ("file", "damage", "words"),
     [
         ("config.yaml", Path.unlink, ("config.yaml is missing", "no run folder")),
         ("config.yaml", lambda path: path.write_text("method: [tiny"), ("config.yaml", "YAML")),
-        ("config.yaml", lambda path: path.write_text(path.read_text().replace("method: tiny", "method: tinny")), ("tinny", "did you mean tiny")),
+        ("config.yaml", other_method, ("tinny", "did you mean tiny")),
         ("config.yaml", other_yaml(seed="sede"), ("unknown key 'sede'", "did you mean seed")),
         ("split.tsv", Path.unlink, ("split.tsv is missing",)),
         ("split.tsv", lambda path: path.write_text("case\tsplit\na\ttrain\n"), ("split.tsv", "validation")),

@@ -7,13 +7,13 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny_run import SOURCES, SPLIT, TARGETS, TINY_METHODS, Tiny, TinyOptions, batch_of, make_store, tiny_config
 
 from synthmr.data.split import Split
 from synthmr.data.store import Store
@@ -22,6 +22,7 @@ from synthmr.methods import registry
 from synthmr.run import RunFolder, build_method, load_run, read_arrays
 from synthmr.train.loop import train
 from synthmr.train.runtime import Runtime
+from tiny_run import SOURCES, SPLIT, TARGETS, TINY_METHODS, Tiny, TinyOptions, batch_of, make_store, tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +120,7 @@ def test_the_score_that_is_kept_is_the_score_of_the_kept_weights(tmp_path: Path,
     assert result.best == pytest.approx(10 * math.log10(4 / float(error.square().mean())), abs=1e-4)
 
 
-def test_steps_epochs_and_minutes(tmp_path: Path, store: Store) -> None:
+def test_epochs(tmp_path: Path, store: Store) -> None:
     # 3 training cases of 6 slices, 2 a batch: 9 steps an epoch
     result = train(
         tiny_config(train__steps=0, train__epochs=2, train__validate_every=0), store, SPLIT, tmp_path / "epochs", runtime=CPU
@@ -135,7 +136,7 @@ def test_steps_epochs_and_minutes(tmp_path: Path, store: Store) -> None:
     assert told.validations[-1][0] == result.steps
     rates = [record["lr"] for record in RunFolder.open(tmp_path / "minutes").records() if "lr" in record]
     assert rates[0] == pytest.approx(config.train.lr, rel=0.1) and 0 < rates[-1] < 0.2 * config.train.lr
-    assert all(a >= b for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates))
 
 
 def test_short_validations_every_twentieth(tmp_path: Path, store: Store) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_run import SOURCES, TARGETS, batch_of, make_store
 from torch import Tensor, nn
 
 from synthmr.batch import Batch
@@ -20,6 +19,7 @@ from synthmr.infer.precision import Precision
 from synthmr.train.runtime import Runtime, Updater
 from synthmr.train.schedule import Budget, learning_rate
 from synthmr.train.validate import MOST_DB, slice_figure, validate
+from tiny_run import SOURCES, TARGETS, batch_of, make_store
 
 CPU = torch.device("cpu")
 
@@ -138,7 +138,7 @@ def test_validation_score_in_closed_form(store: Store, offset: float, score: flo
 
 
 def test_validation_of_no_numbers(store: Store) -> None:
-    with pytest.raises(DataError, match="case d, FLAIR: .*NaN"):
+    with pytest.raises(DataError, match=r"case d, FLAIR: .*NaN"):
         validate(Shifted(store, "d", math.nan), store, ["d"], CPU, Precision("32", True), 4)
 
 

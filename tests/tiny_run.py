@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ class TinyOptions:
         poison: the loss is NaN at this call of ``step``, 0 never.
         poison_rank: only in this process.
         orphan: a parameter that no loss uses.
+        stray: each process starts from other weights.
     """
 
     norm: bool = False
@@ -69,6 +71,7 @@ class TinyOptions:
     poison: int = 0
     poison_rank: int = 0
     orphan: bool = False
+    stray: bool = False
 
 
 class Tiny(NeuralMethod):
@@ -87,6 +90,8 @@ class Tiny(NeuralMethod):
         self.judge = nn.Conv2d(1, 1, 3, stride=2) if options.gan else None
         self.orphan = nn.Parameter(torch.ones(3)) if options.orphan else None
         self.calls = 0
+        if options.stray:
+            nn.init.constant_(self.net[0].bias, float(os.environ.get("LOCAL_RANK", "0")))
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         groups = {"G": list(self.net.parameters())}

@@ -193,6 +193,9 @@ class Console:
 
     def summary(self, summary: Any) -> None:
         """Print what a cohort synthesis did."""
+        for note in dict.fromkeys(note for notes in summary.notes.values() for note in notes):
+            cases = [name for name, notes in summary.notes.items() if note in notes]
+            self.say(f"note on {', '.join(cases[:4])}{' ...' if len(cases) > 4 else ''}: {note}")
         for name, reason in summary.failed.items():
             self._note.print(f"[red]failed[/] {escape(name)}: {escape(reason)}", highlight=False)
         self._out.print(

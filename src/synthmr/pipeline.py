@@ -318,13 +318,17 @@ def predictions(
             would not compare.
         DataError: a case that cannot be prepared, or that lacks the truth.
     """
+    from synthmr.infer.precision import best_device
     from synthmr.infer.predict import predict_case
+    from synthmr.methods.contract import NeuralMethod
     from synthmr.prepare.case import prepare_case
     from synthmr.run import load_run
 
     loaded = name_runs([load_run(path) for path in runs], runs)
     first = next(iter(loaded.values()))
     for name, run in loaded.items():
+        if isinstance(run.method, NeuralMethod):
+            run.method.to(best_device())
         if run.config.targets != first.config.targets or run.config.prepare.normalizer != first.config.prepare.normalizer:
             raise UsageError(
                 f"{name} gives {', '.join(run.config.targets)} with normalizer {run.config.prepare.normalizer}, the first run gives"

@@ -182,8 +182,6 @@ def swapped(folder: Path) -> Iterator[Path]:
     """
     fresh, aside = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
     try:
-        if aside.is_dir() and not folder.is_dir():
-            aside.replace(folder)
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         yield fresh

@@ -13,8 +13,8 @@ given by the caller, because a range guessed from the data makes numbers that ca
 | `psnr` | 10 log10(R^2 / mse), dB | higher | (-inf, inf] | inf |
 | `ssim` | mean of the local SSIM map | higher | [-1, 1] | 1 |
 
-`mse` and `mae` are in (squared) units of the arrays; `nmse` changes with where 0 lies (on [-1, 1] it is about a third of
-what it is on [0, 1]), `mae` and `mse` with the unit; the others are free of both once R is in the same unit.
+`mse` and `mae` are in (squared) units of the arrays. `nmse` changes with where 0 lies: on [-1, 1] it is several times
+smaller (background counted) or larger (brain alone) than on [0, 1]. The others are free of both once R is in the same unit.
 """
 
 from __future__ import annotations

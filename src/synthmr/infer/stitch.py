@@ -145,14 +145,16 @@ def blend(parts: Tensor, tiles: Tiling, weights: Tensor | None = None) -> Tensor
     """
     height, width = tiles.patch
     weights = torch.ones(tiles.patch) if weights is None else weights
-    weights = weights.to(parts.device, torch.float32)
-    parts = parts.float().unflatten(0, (-1, len(tiles.corners)))
-    total = torch.zeros(parts.shape[0], parts.shape[2], *tiles.padded, device=parts.device)
-    weight = torch.zeros(tiles.padded, device=parts.device)
+    # sums of many tiles in double, so that constant in is constant out to the last digit (Apple's GPUs have no double)
+    exact = torch.float32 if parts.device.type == "mps" else torch.float64
+    weights = weights.to(parts.device, exact)
+    parts = parts.to(exact).unflatten(0, (-1, len(tiles.corners)))
+    total = torch.zeros(parts.shape[0], parts.shape[2], *tiles.padded, device=parts.device, dtype=exact)
+    weight = torch.zeros(tiles.padded, device=parts.device, dtype=exact)
     for index, (top, left) in enumerate(tiles.corners):
         total[..., top : top + height, left : left + width] += parts[:, index] * weights
         weight[top : top + height, left : left + width] += weights
-    return (total / weight)[..., : tiles.size[0], : tiles.size[1]]
+    return (total / weight).float()[..., : tiles.size[0], : tiles.size[1]]
 
 
 def pad_far(image: Tensor, size: tuple[int, int], fill: float | Sequence[float] = 0.0) -> Tensor:

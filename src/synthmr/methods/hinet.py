@@ -10,8 +10,8 @@ several sources meet, a mixed fusion block weighs their sum, product and maximum
 Where the paper is silent or contradicts itself:
 - Eq. 2 is for two sources; here the sum, product and maximum run over any N >= 2.
 - Eq. 1 and 3 print L1 norms; they are means over pixels, as in the public code, so that 100 and 20 mean what they meant there.
-- Eq. 3-5 print the log objective; the public code uses least squares, and so does the default (``gan=lsgan``), which trains
-  more steadily at 100 times the L1 weight. ``gan=log`` is Eq. 3-5 in its non-saturating form, ``gan=none`` drops the GAN.
+- Eq. 3-5 print the log objective; the public code uses least squares, and so does the default (``gan=lsgan``), to be comparable
+  with it. ``gan=log`` is Eq. 3-5 in its non-saturating form, ``gan=none`` drops the GAN.
 - Eq. 3 and 4 write D(x1, x2, G); Section III-C says that D takes a real or a synthesised target alone. The text is followed.
 - Section III-C puts batch norm after D's first layer; the public code starts it at the second, and so do we. The public code
   also passes 0.8 as D's batch norm epsilon, meant as momentum; we keep PyTorch's 1e-5.
@@ -20,7 +20,9 @@ Where the paper is silent or contradicts itself:
   the decoder, from its second convolution on, ReLU.
 - The reconstruction decoders of the public code share the target's output layer and leave their own unused; ours use their own.
 - Eq. 6 adds all losses up; each player descends its own, and L_R, which has no gradient for D, stands with G's.
-- The batch size is not given; ``paper`` takes 16 patches (four slices). Adam's beta1 is not given; 0.5, as in the public code.
+- The batch size is not given (the public code's default is one slice, four patches); ``paper`` takes 16 patches, as many as four
+  slices have. Adam's beta1 is not given; 0.5, as in the public code.
+- The public code's test never leaves training mode, so its batch norms see the test batch; ours use the running statistics.
 - Early and late fusion (Fig. 9) are drawn, not described: early stacks the sources into one encoder, which leaves nothing
   to fuse; late keeps an encoder a source and fuses their deepest maps alone. Both keep the skip connections.
 With 32 filters and two sources the generator has 3,872,259 parameters and the discriminator 391,041, as the public code.

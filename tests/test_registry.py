@@ -1,0 +1,245 @@
+"""Finding methods, the capability table, and from a person's words to a checked configuration."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synthmr.config import RunConfig, to_dict
+from synthmr.errors import MissingExtra, UsageError
+from synthmr.methods import registry
+from synthmr.methods.configure import build_config, get_preset, restore_config
+from synthmr.methods.copy import Copy
+from synthmr.methods.hinet import HiNet, HiNetOptions
+from synthmr.methods.linear import Linear
+from synthmr.methods.table import capability_rows
+from synthmr.methods.unet import UNet
+from synthmr.prepare.normalize import value_range
+
+SOURCES, TARGETS = ("T1w", "T2w"), ("FLAIR",)
+
+
+def build(method: Any = HiNet, *settings: str, preset: str = "fast", yaml: dict[str, Any] | None = None, **more: Any) -> RunConfig:
+    return build_config(method, preset, yaml or {}, settings, SOURCES, TARGETS, value_range=value_range, **more)
+
+
+# --- registry -------------------------------------------------------------------------------------------------------------
+
+
+def test_loads_its_methods() -> None:
+    assert {name: registry.load(name) for name in registry.METHODS} == {
+        "copy": Copy,
+        "linear": Linear,
+        "unet": UNet,
+        "hinet": HiNet,
+    }
+
+
+def test_an_unknown_method_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(UsageError, match=r"unknown method 'hinett': did you mean hinet\? Allowed: copy, hinet, linear, unet"):
+        registry.load("hinett")
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, folder: Path, source: str, name: str = "theirs") -> None:
+    """A package of somebody else's with one entry point."""
+    (folder / "somebodys.py").write_text(source)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "somebodys", raising=False)
+    point = EntryPoint(name, "somebodys:Theirs", "synthmr.methods")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "synthmr.methods" else [])
+
+
+def test_other_packages_add_methods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stub(monkeypatch, tmp_path, "from synthmr.methods.copy import Copy\nclass Theirs(Copy): pass\n")
+    assert registry.load("theirs").__name__ == "Theirs"
+    assert list(registry.available()) == [*registry.METHODS, "theirs"]
+
+
+def test_other_packages_do_not_replace_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stub(monkeypatch, tmp_path, "raise RuntimeError\n", name="hinet")
+    assert registry.load("hinet") is HiNet
+
+
+def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    stub(monkeypatch, tmp_path, "import no_such_package_here\n")
+    with pytest.raises(
+        MissingExtra, match=r"method theirs needs the package no_such_package_here.*pip install no_such_package_here"
+    ):
+        registry.load("theirs")
+    (row,) = [row for row in capability_rows() if row["name"] == "theirs"]
+    assert "no_such_package_here" in row["title"]
+    assert row.keys() == capability_rows()[0].keys()
+
+
+def test_a_mistake_in_a_module_of_ours_is_not_blamed_on_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "METHODS", {"broken": "synthmr.methods.nowhere:Broken"})
+    with pytest.raises(ModuleNotFoundError, match=r"synthmr\.methods\.nowhere"):
+        registry.load("broken")
+
+
+def test_capability_table() -> None:
+    rows = {row["name"]: row for row in capability_rows()}
+    assert list(rows)[:4] == ["copy", "linear", "unet", "hinet"]
+    assert json.loads(json.dumps(rows)) == rows  # plain data
+    assert rows["hinet"] == {
+        "name": "hinet",
+        "title": HiNet.spec.title,
+        "supervision": "paired",
+        "sources": "2 to 8",
+        "targets": "1",
+        "any subset": False,
+        "dims": "2-D",
+        "presets": "fast, paper",
+        "paper": "Zhou et al., IEEE Transactions on Medical Imaging 2020 doi:10.1109/TMI.2020.2975344",
+    }
+    assert rows["linear"]["paper"] == "baseline"
+    assert rows["linear"]["dims"] == "2-D, 3-D"
+
+
+# --- presets and precedence -----------------------------------------------------------------------------------------------
+
+
+def test_presets_are_nested_by_section() -> None:
+    preset = get_preset(HiNet, "paper")
+    assert preset["sample"]["crop"] == (160, 180)
+    assert preset["train"]["lr"] == 2e-4
+    with pytest.raises(UsageError, match=r"hinet has no preset 'fats': did you mean fast\? Allowed: fast, paper"):
+        get_preset(HiNet, "fats")
+
+
+def test_the_paper_preset_is_the_papers() -> None:
+    """Section IV-A and IV-C."""
+    config = build(preset="paper")
+    assert config.options == HiNetOptions()
+    assert (config.options.filters, config.options.l1_weight, config.options.reconstruction_weight) == (32, 100.0, 20.0)
+    assert (config.prepare.normalizer, config.prepare.plane) == ("minmax", "axial")
+    assert (config.sample.mode, config.sample.crop, config.sample.patch) == ("tiles", (160, 180), (128, 128))
+    train = config.train
+    assert (train.epochs, train.steps, train.minutes) == (300, 0, 0)
+    assert (train.optimizer, train.lr, train.beta1, train.schedule) == ("adam", 2e-4, 0.5, "linear")
+    assert train.decay_start * train.epochs == pytest.approx(100)
+    assert not any(to_dict(config.augment).values())
+    assert (train.ema, train.clip, train.warmup, train.weight_decay) == (0, 0, 0, 0)
+
+
+def test_defaults_then_preset_then_file_then_settings() -> None:
+    file = {"train": {"lr": 5e-4, "warmup": 7}, "options": {"gan": "log"}}
+    assert build().train.lr == 1e-3
+    config = build(HiNet, "train.lr=3e-4", "filters=8", yaml=file)
+    assert (config.train.lr, config.train.warmup) == (3e-4, 7)
+    assert (config.options.filters, config.options.gan, config.options.l1_weight) == (8, "log", 100.0)
+    assert config.augment.flip == 0.5  # the preset's
+    assert config.train.beta2 == 0.999  # the default
+
+
+def test_the_seed() -> None:
+    assert build().seed == 0
+    assert build(yaml={"seed": 3}).seed == 3
+    assert build(HiNet, "seed=4", yaml={"seed": 3}).seed == 4
+    assert build(HiNet, "seed=4", seed=5).seed == 5
+    with pytest.raises(UsageError, match=r"seed=-1 is outside 0"):
+        build(seed=-1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "file", "budget", "expected"),
+    [
+        ((), {}, {}, ("minutes", 30.0)),
+        ((), {"steps": 50}, {}, ("steps", 50)),
+        (("train.epochs=2",), {"steps": 50}, {}, ("epochs", 2)),
+        (("train.epochs=2",), {"steps": 50}, {"minutes": 1.5}, ("minutes", 1.5)),
+        ((), {}, {"steps": 9}, ("steps", 9)),
+    ],
+)
+def test_a_given_budget_replaces_the_others(
+    settings: tuple[str, ...], file: dict[str, Any], budget: dict[str, float], expected: tuple[str, float]
+) -> None:
+    train = build(HiNet, *settings, yaml={"train": file}, budget=budget).train
+    given = {key: getattr(train, key) for key in ("steps", "epochs", "minutes") if getattr(train, key)}
+    assert given == dict([expected])
+
+
+def test_two_budgets_none_or_one_for_a_closed_form_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"train.steps and train.minutes are both set; give one"):
+        build(HiNet, "train.steps=5", "train.minutes=1")
+    with pytest.raises(UsageError, match=r"hinet needs a budget: --steps, --epochs or --minutes"):
+        build(HiNet, "train.minutes=0")
+    with pytest.raises(UsageError, match=r"linear is fitted in one go and takes no --steps; leave it out"):
+        build(Linear, budget={"steps": 5})
+    assert build(Linear).train.steps == 0
+
+
+def test_a_saved_configuration_can_be_given_back() -> None:
+    config = build(HiNet, "filters=8", "train.steps=12", "sample.crop=64,80", seed=6)
+    saved = json.loads(json.dumps(to_dict(config)))
+    assert restore_config(HiNet, saved) == config
+    assert build(yaml=saved) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [("method", "unet", r"method: unet and the call says hinet"), ("sources", ["T1w", "PDw"], r"sources: \['T1w', 'PDw'\]")],
+)
+def test_a_saved_configuration_of_something_else_is_refused(key: str, value: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words + r".*change one of them"):
+        build(yaml={**to_dict(build()), key: value})
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("filtres=8", r"unknown key 'filtres' in --set: did you mean"),
+        ("filters", r"not of the form key=value"),
+        ("options.filters=many", r"options.filters='many' is not a whole number"),
+        ("options.filters=0", r"options.filters=0: at least 1"),
+        ("options.gan=wgan", r"options.gan='wgan': did you mean lsgan\? Allowed: log, lsgan, none"),
+        ("options.strategy=middle", r"Allowed: early, hybrid, late"),
+        ("options.l1_weight=-1", r"options.l1_weight=-1: at least 0 and finite"),
+        ("options.gan_weight=nan", r"options.gan_weight=nan: at least 0 and finite"),
+        ("train.optimizer=adamm", r"train.optimizer='adamm': did you mean adam"),
+        ("sample.mode=slice", r"sample.mode='slice': did you mean slices"),
+        ("train.lr=-1", r"train.lr=-1 is outside 0 to 10"),
+        ("train.lr=nan", r"train.lr=nan is outside"),
+        ("augment.noise=-0.1", r"augment.noise=-0.1 is outside 0 to 1"),
+        ("augment.shift=inf", r"augment.shift=inf is outside"),
+        ("augment.gamma=-1", r"augment.gamma=-1 is outside"),
+        ("sample.patch=0,64", r"sample.patch=0 is outside 1"),
+        ("sample.patch=64", r"write 2 values separated by commas"),
+        ("sample.crop=160,0", r"sample.crop=0 is outside 1"),
+        ("sample.batch=0", r"sample.batch=0 is outside 1"),
+        ("prepare.normalizer=percentil", r"unknown normalizer 'percentil': did you mean percentile"),
+        ("prepare.source_normalizer=z", r"unknown normalizer 'z'"),
+        ("prepare.plane=oblique", r"prepare.plane='oblique'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_in_one_line(setting: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as error:
+        build(HiNet, setting)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_key_of_a_file_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"unknown key 'train.learning_rate'"):
+        build(yaml={"train": {"learning_rate": 1}})
+    with pytest.raises(UsageError, match=r"unknown key 'options.dropout'.*Allowed: .*filters"):
+        build(yaml={"options": {"dropout": 1}})
+
+
+def test_a_normaliser_that_tanh_cannot_reach_is_refused_and_a_source_may_have_it() -> None:
+    with pytest.raises(UsageError, match=r"hinet gives values in \[-1, 1\].*prepare.normalizer=percentile, minmax or nyul"):
+        build(HiNet, "prepare.normalizer=zscore")
+    assert build(HiNet, "prepare.source_normalizer=zscore").prepare.source_normalizer == "zscore"
+    assert build(UNet, "prepare.normalizer=zscore").prepare.normalizer == "zscore"
+
+
+def test_hinet_needs_two_sources() -> None:
+    with pytest.raises(UsageError, match=r"hinet takes 2 to 8 source contrasts and was given 1 \(T1w\)"):
+        build_config(HiNet, "fast", {}, [], ("T1w",), TARGETS, value_range=value_range)
