@@ -53,7 +53,7 @@ class MeanOfSome(NeuralMethod):
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
         loss = (self._mean(batch, self.sources) - batch.images[self.targets[0]]).abs().mean()
         update("G", loss)
-        return {"G_l1": loss}
+        return {"G_l1": loss.detach()}
 
     def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
         names, targets = check_wanted(self, batch, wanted)
@@ -153,7 +153,9 @@ def trained(fabric: Any) -> Callable[[str], Any]:
     def get(name: str) -> Any:
         if name not in cache:
             sources, targets = contrasts(name)
-            cache[name] = learn(make(name), fabric, [make_batch(sources, targets, seed=seed) for seed in range(6)], lr=4e-3)
+            # until the running statistics of a deep network have followed its weights, its output is all but constant
+            batches = [make_batch(sources, targets, seed=seed) for seed in range(16)]
+            cache[name] = learn(make(name), fabric, batches, lr=2e-3)
         return cache[name]
 
     return get
@@ -424,6 +426,7 @@ def test_each_update_changes_its_group_alone_and_every_parameter_learns(name: st
     assert not changed()
     assert sorted(seen) == sorted(groups)
     assert logs and all(isinstance(key, str) and value.numel() == 1 and bool(torch.isfinite(value)) for key, value in logs.items())
+    assert not any(value.requires_grad for value in logs.values()), "a log keeps the graph of its step alive"
 
 
 # --- presets --------------------------------------------------------------------------------------------------------------
@@ -476,9 +479,9 @@ def error_of(method: Any, batch: Batch) -> float:
 def test_every_method_beats_copy(name: str, fabric: Any) -> None:
     """A target that no single source determines, after a small fixed budget of plain Adam."""
     sources, targets = contrasts(name)[0], TARGETS[:1]
-    batches = [make_batch(sources, targets, count=4, seed=seed) for seed in range(40)]
+    batches = [make_batch(sources, targets, count=4, seed=seed) for seed in range(80)]
     test = make_batch(sources, targets, count=8, seed=1000)
     floor = error_of(learn(make("copy", sources=sources, targets=targets), fabric, batches), test)
     assert floor > 0.2  # it is a problem
     method = make(name, sources=sources, targets=targets)
-    assert error_of(learn(method, fabric, batches, lr=4e-3), test) < 0.85 * floor
+    assert error_of(learn(method, fabric, batches, lr=2e-3), test) < 0.85 * floor

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -243,3 +245,28 @@ def test_a_normaliser_that_tanh_cannot_reach_is_refused_and_a_source_may_have_it
 def test_hinet_needs_two_sources() -> None:
     with pytest.raises(UsageError, match=r"hinet takes 2 to 8 source contrasts and was given 1 \(T1w\)"):
         build_config(HiNet, "fast", {}, [], ("T1w",), TARGETS, value_range=value_range)
+
+
+# --- documentation --------------------------------------------------------------------------------------------------------
+
+
+def sections() -> dict[str, str]:
+    """Heading -> text of docs/methods.md."""
+    text = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
+    return {part.split("\n", 1)[0].strip(): part for part in text.split("\n## ")}
+
+
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_every_option_is_documented_with_its_default(name: str) -> None:
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in sections()[name].splitlines() if line.startswith("|")]
+    for field in dataclasses.fields(registry.load(name).Options):
+        (row,) = [row for row in rows if f"`{field.name}`" in row[0]]
+        default = row[1].split(", ")[row[0].split(", ").index(f"`{field.name}`")].strip("`")
+        assert (default if isinstance(field.default, str) else float(default)) == field.default
+
+
+def test_the_documented_settings_exist() -> None:
+    commands = re.findall(r"`((?:--set [^`= ]+=[^` ]+ ?)+)`", sections()["hinet"])
+    assert len(commands) == 7
+    found = [build(HiNet, *re.findall(r"--set (\S+)", command), preset="paper") for command in commands]
+    assert len({str(config) for config in found}) == len(found)

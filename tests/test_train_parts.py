@@ -157,3 +157,6 @@ def test_picture(store: Store, tmp_path: Path) -> None:
     assert exact.shape == wrong.shape and exact.shape[1] > 2 * exact.shape[0]
     colourful = [float(np.ptp(image, axis=-1).max(axis=0).mean()) for image in (exact, wrong)]
     assert colourful[1] > colourful[0]  # the error map is the only coloured panel
+    # what is predicted outside the brain is not shown: no more of the map's brightest colour than the colour bar has
+    brightest = np.abs(exact - np.array([252, 253, 191]) / 255).max(axis=-1) < 0.02
+    assert 0 < brightest.sum() < 100

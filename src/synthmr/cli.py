@@ -285,12 +285,12 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
     subjects: Annotated[int, typer.Option(help="Number of phantom subjects.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
-    minutes: Annotated[float, typer.Option(help="Minutes of Hi-Net training.")] = 2.0,
+    steps: Annotated[int, typer.Option(help="Steps of Hi-Net training.")] = 500,
 ) -> None:
     """Phantom cohort, Hi-Net, two baselines, scores and a report: the whole path in under four minutes."""
     from synthmr.demo import run_demo
 
-    run_demo(out, subjects, seed, minutes, _console())
+    run_demo(out, subjects, seed, steps, _console())
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ class NeuralMethod(nn.Module):
         return {}
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
-        """One training step, in the order of the paper. Returns scalars to log."""
+        """One training step, in the order of the paper. Returns scalars to log, detached: no graph outlives its step."""
         raise TypeError(f"{type(self).__name__} must define step(batch, update)")
 
     def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:

@@ -352,7 +352,7 @@ class HiNet(NeuralMethod):
         l1 = F.l1_loss(fake.float(), truth)
         rec = reconstruction_loss(images, decoded)
         loss = options.l1_weight * l1 + options.reconstruction_weight * rec
-        logs = {"G_l1": l1, "G_rec": rec}
+        logs = {"G_l1": l1.detach(), "G_rec": rec.detach()}
         if self.discriminator is None:
             update("G", loss)
             return logs
@@ -362,7 +362,7 @@ class HiNet(NeuralMethod):
 
         d_loss = discriminator_loss(self.discriminator(truth), self.discriminator(fake.detach()), options.gan)
         update("D", d_loss)
-        return {**logs, "G_gan": adversarial, "D": d_loss}
+        return {**logs, "G_gan": adversarial.detach(), "D": d_loss.detach()}
 
     def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Predict the target; neither reconstructions nor discriminator are computed."""

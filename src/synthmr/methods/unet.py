@@ -91,7 +91,7 @@ class UNet(NeuralMethod):
         """
         loss = F.l1_loss(self._output(batch.stack(self.sources)), batch.stack(self.targets))
         update("G", loss)
-        return {"G_l1": loss}
+        return {"G_l1": loss.detach()}
 
     def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Predict the targets."""

@@ -29,7 +29,6 @@ class State:
         best: best validation score in dB; None before the first.
         best_step: its step.
         stale: validations since.
-        validated: step of the last validation.
         mark: validations that were due so far, see `synthmr.train.schedule.Budget.mark`.
         scores: validation case -> dB, of the best.
     """
@@ -42,7 +41,6 @@ class State:
     best: float | None = None
     best_step: int = 0
     stale: int = 0
-    validated: int = 0
     mark: int = 0
     scores: dict[str, float] = field(default_factory=dict)
 

@@ -105,17 +105,19 @@ def slice_figure(
 
     panels: list[tuple[str, np.ndarray, str, float]] = [(c, unit(batch.images[c], c), "gray", 1.0) for c in method.sources]
     for target, image in predicted.items():
-        truth, guess = unit(batch.images[target], target), unit(image, target)
+        # background outside the brain, as in the volumes that are written
+        shown = image if batch.mask is None else torch.where(batch.mask, image, case.background(target))
+        truth, guess = unit(batch.images[target], target), unit(shown, target)
         panels += [(target, truth, "gray", 1.0), (f"{target} predicted", guess, "gray", 1.0)]
         panels += [("absolute error", abs(guess - truth), "magma", 0.5)]
     figure = Figure(figsize=(2.4 * len(panels), 3.0), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=9)
     for axes, (label, shades, colours, top) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
-        shown = axes.imshow(shades, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
+        drawn = axes.imshow(shades, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
         axes.set_title(label, fontsize=8)
         axes.set_axis_off()
         if colours != "gray":
-            figure.colorbar(shown, ax=axes, shrink=0.7)
+            figure.colorbar(drawn, ax=axes, shrink=0.7)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=80)

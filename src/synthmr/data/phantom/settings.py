@@ -60,7 +60,7 @@ class PhantomConfig:
     field_strength: float = 3.0
     lesions: tuple[str, ...] = LESIONS
     noise: float = 0.03
-    bias: float = 0.08
+    bias: float = 0.05
     psf: float = 1.0
     deformation: float = 8.0
     variation: float = 0.03
