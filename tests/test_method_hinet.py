@@ -121,6 +121,43 @@ def test_shapes(names: tuple[str, ...]) -> None:
     assert torch.equal(generator(images)[0], target)
 
 
+def test_encoders_and_fusion_network_are_leaky_and_decoders_are_not() -> None:
+    """Section III-A; the fusion network as in the public code (the head of the module says why)."""
+
+    def activations(*modules: nn.Module | None) -> list[type]:
+        return [type(each) for module in modules if module for each in module.modules() if isinstance(each, nn.ReLU | nn.LeakyReLU)]
+
+    generator = make().generator
+    leaking = activations(generator.encoders, generator.fusion1, generator.fusion2, generator.fusion3)
+    assert leaking == [nn.LeakyReLU] * (12 + 6)
+    assert activations(generator.latent) == [nn.LeakyReLU, nn.ReLU]
+    plain = activations(generator.reconstructions, generator.skip3, generator.skip2, generator.skip1, generator.last)
+    assert plain == [nn.ReLU] * (12 + 6 + 1)
+
+
+def test_weights_start_as_in_dcgan() -> None:
+    method = HiNet(HiNetOptions(), SOURCES, TARGETS)
+    for module in method.modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.bias is not None and not module.bias.any()
+        elif isinstance(module, nn.BatchNorm2d):
+            assert not module.bias.any() and float((module.weight.detach() - 1).abs().max()) < 0.1
+    for module in (method.generator.latent[0][0], method.generator.encoders[1].levels[2][1][0]):
+        weight = module.weight.detach()
+        assert float(weight.std()) == pytest.approx(0.02, rel=0.03) and float(weight.mean()) == pytest.approx(0, abs=2e-4)
+
+
+def test_a_reconstruction_is_of_its_own_source_alone() -> None:
+    """The modality-specific networks do not see each other; the target sees them all (Fig. 1)."""
+    generator = make(("T1w", "T2w", "PDw")).generator.eval()
+    images = [torch.rand(1, 1, 16, 24, requires_grad=True) for _ in range(3)]
+    target, decoded = generator(images, reconstruct=True)
+    for index, image in enumerate(decoded):
+        reached = torch.autograd.grad(image.square().sum(), images, allow_unused=True, retain_graph=True)
+        assert [each is not None for each in reached] == [other == index for other in range(3)]
+    assert all(each is not None and bool(each.any()) for each in torch.autograd.grad(target.square().sum(), images))
+
+
 # --- equations ------------------------------------------------------------------------------------------------------------
 
 

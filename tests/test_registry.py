@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -16,6 +17,7 @@ from synthmr.config import RunConfig, to_dict
 from synthmr.errors import MissingExtra, UsageError
 from synthmr.methods import registry
 from synthmr.methods.configure import build_config, get_preset, restore_config
+from synthmr.methods.contract import check_request
 from synthmr.methods.copy import Copy
 from synthmr.methods.hinet import HiNet, HiNetOptions
 from synthmr.methods.linear import Linear
@@ -76,6 +78,22 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyP
     (row,) = [row for row in capability_rows() if row["name"] == "theirs"]
     assert "no_such_package_here" in row["title"]
     assert row.keys() == capability_rows()[0].keys()
+
+
+@pytest.mark.parametrize("value", ["synthmr.methods.copy:Kopy", "synthmr.methods.copy"])
+def test_an_entry_point_to_nothing_is_refused_and_the_table_still_prints(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("theirs", value, "synthmr.methods")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    with pytest.raises(UsageError, match=rf"method theirs is said to be '{value}', which is no class; mend the package"):
+        registry.load("theirs")
+    rows = {row["name"]: row for row in capability_rows()}
+    assert list(rows) == [*registry.METHODS, "theirs"] and "which is no class" in rows["theirs"]["title"]
+
+
+def test_names_are_listed_without_importing_a_network() -> None:
+    code = "import sys; from synthmr.methods import registry; registry.available(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "False"
 
 
 def test_a_mistake_in_a_module_of_ours_is_not_blamed_on_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +251,40 @@ def test_an_unknown_key_of_a_file_is_refused() -> None:
         build(yaml={"train": {"learning_rate": 1}})
     with pytest.raises(UsageError, match=r"unknown key 'options.dropout'.*Allowed: .*filters"):
         build(yaml={"options": {"dropout": 1}})
+
+
+@pytest.mark.parametrize("section", ["prepare", "sample", "augment", "train", "options"])
+@pytest.mark.parametrize("content", [3, None, ["lr", 1]])
+def test_a_section_of_a_file_that_holds_no_keys_is_refused_in_one_line(section: str, content: Any) -> None:
+    with pytest.raises(UsageError, match=rf"^{section} must be key: value pairs, not .*; fill the section or leave it out\.$"):
+        build(yaml={section: content})
+    assert build(yaml={section: {}}) == build()
+
+
+def test_the_merge_leaves_its_inputs_alone() -> None:
+    file: dict[str, Any] = {"train": {"lr": 3e-4}, "method": "hinet"}
+    presets = {key: dict(value) for key, value in HiNet.presets.items()}
+    build(HiNet, "train.lr=1e-3", "filters=8", yaml=file, budget={"steps": 3}, seed=4)
+    assert file == {"train": {"lr": 3e-4}, "method": "hinet"}
+    assert {key: dict(value) for key, value in HiNet.presets.items()} == presets
+
+
+def test_a_contrast_named_twice_or_on_both_sides_is_refused() -> None:
+    for sources, targets, words in (
+        (("T1w", "T1w"), TARGETS, r"T1w, T1w names a source contrast twice"),
+        (SOURCES, ("FLAIR", "FLAIR"), r"FLAIR, FLAIR names a target contrast twice"),
+        (SOURCES, ("T2w",), r"T2w is both source and target"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            build_config(UNet, "fast", {}, [], sources, targets, value_range=value_range)
+
+
+@pytest.mark.parametrize("bounds", [(-1.5, 1.0), (-1.0, 1.5), None])
+def test_the_bounds_of_a_normaliser_are_held_against_both_ends_of_the_output(bounds: tuple[float, float] | None) -> None:
+    with pytest.raises(UsageError, match="which the target normaliser leaves"):
+        check_request(HiNet.spec, SOURCES, TARGETS, bounds)
+    check_request(HiNet.spec, SOURCES, TARGETS, (0.0, 1.0))
+    check_request(UNet.spec, SOURCES, TARGETS, bounds)
 
 
 def test_a_normaliser_that_tanh_cannot_reach_is_refused_and_a_source_may_have_it() -> None:

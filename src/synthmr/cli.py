@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb runs, so that ``synthmr --help`` answers
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,7 +56,9 @@ def _main(
 def _console(json: bool = False) -> Console:
     from synthmr.console import Console
 
-    return Console(quiet=bool(_state["quiet"]) or json)
+    # Lightning Fabric starts its other processes with the same command: one of them speaks
+    worker = int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("NODE_RANK", "0")) > 0
+    return Console(quiet=bool(_state["quiet"]) or json, silent=worker)
 
 
 @app.command()
@@ -285,7 +288,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
     subjects: Annotated[int, typer.Option(help="Number of phantom subjects.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
-    steps: Annotated[int, typer.Option(help="Steps of Hi-Net training.")] = 500,
+    steps: Annotated[int, typer.Option(help="Steps of Hi-Net training.")] = 400,
 ) -> None:
     """Phantom cohort, Hi-Net, two baselines, scores and a report: the whole path in under four minutes."""
     from synthmr.demo import run_demo

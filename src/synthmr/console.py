@@ -68,10 +68,12 @@ class Live:
 
 
 class Console:
-    """Prints results; with ``quiet`` only what was asked for (tables, JSON), no progress."""
+    """Prints results; with ``quiet`` only what was asked for (tables, JSON), no progress; with ``silent`` nothing."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self._out = RichConsole(width=None if sys.stdout.isatty() else 240)
+    def __init__(self, quiet: bool = False, silent: bool = False) -> None:
+        quiet = quiet or silent
+        self._silent = silent
+        self._out = RichConsole(width=None if sys.stdout.isatty() else 240, quiet=silent)
         self._note = RichConsole(stderr=True, quiet=quiet, soft_wrap=True)
         self._quiet = quiet
 
@@ -80,8 +82,9 @@ class Console:
         self._note.print(escape(text), highlight=False)
 
     def json(self, data: Any) -> None:
-        """Print JSON on standard output. Infinite values become the words of JSON5 readers: null is never a number."""
-        print(jsonlib.dumps(data, indent=1, default=str))
+        """Print JSON on standard output."""
+        if not self._silent:
+            print(jsonlib.dumps(data, indent=1, default=str))
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Tick]:

@@ -20,6 +20,7 @@ SETTINGS = (
     "train.lr=2e-3",
     "train.ema=0.98",
     "train.images=false",
+    "train.validate_every=50",
     *(f"augment.{key}=0" for key in ("mix", "gain", "gamma", "noise", "rotate", "scale", "shift")),
 )
 MARKER = ".synthmr-demo"

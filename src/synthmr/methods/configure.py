@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from synthmr.config import RunConfig, from_dict, merge, nest, parse_settings
+from synthmr.config import SECTIONS, RunConfig, from_dict, merge, nest, parse_settings
 from synthmr.errors import UsageError, did_you_mean
 from synthmr.methods.contract import check_request
 
@@ -53,6 +53,9 @@ def build_config(
     Raises:
         UsageError: an unknown key or value, or a request that the method cannot meet.
     """
+    for section in SECTIONS:
+        if not isinstance(yaml.get(section, {}), Mapping):
+            raise UsageError(f"{section} must be key: value pairs, not {yaml[section]!r}; fill the section or leave it out.")
     typed = parse_settings(settings, method.Options)
     named = {**yaml.get("train", {}), **typed.get("train", {}), **(budget or {})}
     data = merge(merge(get_preset(method, preset), _without_names(yaml, method.spec.name, sources, targets)), typed)

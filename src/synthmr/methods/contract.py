@@ -153,7 +153,8 @@ def check_request(spec: Spec, sources: Sequence[str], targets: Sequence[str], ou
         output_range: (low, high) of the target normaliser's values; None where they are unbounded.
 
     Raises:
-        UsageError: number of sources or targets, a contrast on both sides, or a normaliser that the output cannot reach.
+        UsageError: number of sources or targets, a contrast named twice or on both sides, or a normaliser whose values the
+            output cannot reach.
     """
     for word, names, (low, high) in (("source", sources, spec.sources), ("target", targets, spec.targets)):
         if not low <= len(names) <= high:
@@ -162,6 +163,8 @@ def check_request(spec: Spec, sources: Sequence[str], targets: Sequence[str], ou
             raise UsageError(
                 f"{spec.name} takes {span} {word} contrasts and was given {given}; `synthmr methods` shows what each takes."
             )
+        if len(set(names)) < len(names):
+            raise UsageError(f"{', '.join(names)} names a {word} contrast twice; name each once.")
     both = sorted(set(sources) & set(targets))
     if both:
         raise UsageError(f"{', '.join(both)} is both source and target; a contrast can be only one of them.")

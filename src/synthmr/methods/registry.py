@@ -33,7 +33,7 @@ def load(name: str) -> Any:
     """The class of the method ``name``.
 
     Raises:
-        UsageError: no such method.
+        UsageError: no such method, or another package's entry point that names no class.
         MissingExtra: its module needs a package that is not installed.
     """
     found = available()
@@ -41,10 +41,13 @@ def load(name: str) -> Any:
         raise UsageError(f"unknown method {name!r}: {did_you_mean(name, found)}")
     module, _, attribute = found[name].partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        home = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("synthmr"):
             raise
         raise MissingExtra(
             f"method {name} needs the package {error.name}, which is not installed: pip install {error.name}"
         ) from None
+    if not attribute or not hasattr(home, attribute):
+        raise UsageError(f"method {name} is said to be {found[name]!r}, which is no class; mend the package that adds it.")
+    return getattr(home, attribute)

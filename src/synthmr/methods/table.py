@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from synthmr.errors import MissingExtra
+from synthmr.errors import UsageError
 from synthmr.methods import registry
 
 
@@ -13,12 +13,12 @@ def _span(low: int, high: int) -> str:
 
 
 def capability_rows() -> list[dict[str, Any]]:
-    """One row of plain data a method; a method whose package is not installed says so in its title."""
+    """One row of plain data a method; a method that cannot be loaded says why in its title."""
     rows = []
     for name in registry.available():
         try:
             method = registry.load(name)
-        except MissingExtra as error:
+        except UsageError as error:
             rows.append(
                 {
                     "name": name,

@@ -9,13 +9,14 @@
 | ``nyul`` | piecewise linear, percentiles onto landmarks learnt on training cases, clipped to [-1, 1] (Nyul 2000) | -1 |
 
 ``low`` is 0 scanner units where no brain voxel is negative, since air and the background of skull-stripped volumes are 0
-there; where resampling left negative values it is the brain's 0.5th percentile (``percentile``, ``nyul``) or its minimum
-(``minmax``). Inversion is exact wherever nothing was clipped.
+there. Where some are negative it is the brain's minimum (``minmax``), or its 0.5th percentile where that is negative, too
+(``percentile``, ``nyul``): a few negative voxels that resampling left are clipped, and 0 stays the lower end. Inversion is
+exact wherever nothing was clipped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,10 @@ NAMES = ("minmax", "percentile", "zscore", "mean", "nyul")
 
 #: percentiles between the two ends that `nyul` aligns
 DECILES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+
+#: smallest distance between landmarks on the standard scale (of length 2), so that the map stays invertible in float32 where
+#: many voxels of the training cases share one value
+LANDMARK_GAP = 1e-3
 
 _BOUNDED = ("minmax", "percentile", "nyul")
 
@@ -50,14 +55,27 @@ def value_range(name: str) -> tuple[float, float] | None:
     return (-1.0, 1.0) if name in _BOUNDED else None
 
 
-def _low(values: np.ndarray, fallback: float) -> float:
-    return 0.0 if float(values.min()) >= 0 else float(np.percentile(values, fallback))
+def _check_values(values: np.ndarray) -> np.ndarray:
+    """Brain voxels as float64.
+
+    Raises:
+        DataError: there are none, or all are equal.
+    """
+    values = np.asarray(values, np.float64)
+    if values.size == 0:
+        raise DataError("the brain mask holds no voxel, so there is no intensity to normalise; check the mask.")
+    if float(values.min()) == float(values.max()):
+        raise DataError(f"the image is constant inside the brain (every voxel is {float(values.min()):g}); it shows nothing.")
+    return values
 
 
 def _ends(values: np.ndarray, percentile: float) -> tuple[float, float]:
-    """(low, high) of the intensity range; high is the maximum where the percentile leaves no range."""
-    low, high = _low(values, 0.5), float(np.percentile(values, percentile))
-    return low, high if high > low else float(values.max())
+    """(low, high) of the intensity range; the minimum and maximum where the percentiles leave no range."""
+    low = min(0.0, float(np.percentile(values, 0.5))) if float(values.min()) < 0 else 0.0
+    high = float(np.percentile(values, percentile))
+    if high <= low:
+        high = float(values.max())
+    return (low, high) if high > low else (float(values.min()), high)
 
 
 def _landmarks(values: np.ndarray, percentile: float) -> np.ndarray:
@@ -69,23 +87,40 @@ def _landmarks(values: np.ndarray, percentile: float) -> np.ndarray:
     return np.asarray(marks, np.float64)
 
 
-def learn_landmarks(cases: Sequence[np.ndarray], percentile: float = 99.5) -> dict[str, Any]:
-    """Learn the standard scale of `nyul`: the mean landmark positions over training cases, in [-1, 1].
+def landmark_positions(values: np.ndarray, percentile: float = 99.5) -> np.ndarray:
+    """Where the landmarks of one image lie in its own range, -1 to 1.
 
     Args:
-        cases: brain voxels of each training case, 1-D, scanner units.
-        percentile: upper end of the scale.
+        values: brain voxels, 1-D, scanner units.
+        percentile: upper end of the range.
+
+    Raises:
+        DataError: no voxels, or all voxels equal.
+    """
+    marks = _landmarks(_check_values(values), percentile)
+    return np.asarray((marks - marks[0]) / (marks[-1] - marks[0]) * 2 - 1)
+
+
+def standard_scale(positions: Sequence[np.ndarray]) -> dict[str, Any]:
+    """The standard scale of `nyul`: the mean of the training cases' `landmark_positions`, strictly increasing, -1 to 1.
 
     Raises:
         DataError: no case was given.
     """
-    if not cases:
+    if not len(positions):
         raise DataError("nyul landmarks need at least one training case and there is none.")
-    rows = []
-    for values in cases:
-        marks = _landmarks(np.asarray(values, np.float64), percentile)
-        rows.append((marks - marks[0]) / (marks[-1] - marks[0]) * 2 - 1)
-    return {"standard": np.mean(rows, axis=0).tolist()}
+    steps = np.maximum(np.diff(np.mean(positions, axis=0)), LANDMARK_GAP)
+    scale = np.concatenate([[0.0], np.cumsum(steps)])
+    return {"standard": (scale / scale[-1] * 2 - 1).tolist()}
+
+
+def learn_landmarks(cases: Iterable[np.ndarray], percentile: float = 99.5) -> dict[str, Any]:
+    """Learn the standard scale of `nyul` from the brain voxels of the training cases (1-D each, scanner units).
+
+    Raises:
+        DataError: no case was given, or an image is constant.
+    """
+    return standard_scale([landmark_positions(values, percentile) for values in cases])
 
 
 def fit(name: str, values: np.ndarray, landmarks: Mapping[str, Any] | None = None, percentile: float = 99.5) -> dict[str, Any]:
@@ -105,16 +140,14 @@ def fit(name: str, values: np.ndarray, landmarks: Mapping[str, Any] | None = Non
         DataError: no voxels, or all voxels equal.
     """
     check_name(name)
-    values = np.asarray(values, np.float64)
-    if values.size == 0:
-        raise DataError("the brain mask holds no voxel, so there is no intensity to normalise; check the mask.")
-    if float(values.min()) == float(values.max()):
-        raise DataError(f"the image is constant inside the brain (every voxel is {float(values.min()):g}); it shows nothing.")
+    values = _check_values(values)
     low, high = _ends(values, percentile)
     if name == "percentile":
         return {"name": name, "low": low, "high": high}
     if name == "minmax":
-        return {"name": name, "low": _low(values, 0.0), "high": float(values.max())}
+        # an all-negative image has its own ends: 0 would leave it a corner of the range, or none
+        top = float(values.max())
+        return {"name": name, "low": min(0.0, float(values.min())), "high": top}
     if name == "zscore":
         return {"name": name, "mean": float(values.mean()), "sd": float(values.std()), "high": high}
     if name == "mean":
