@@ -68,7 +68,7 @@ def ours(run_path: Path, inputs: dict[str, Path], out: Path) -> np.ndarray:
     settings = pipeline.infer_settings("slices", PATCH, 0.5, "auto")
     pairs = [f"{name}={path}" for name, path in inputs.items()]
     pipeline.synthesize_files(run_path, pairs, out, None, "normalized", settings, True, [])
-    return load(out).array
+    return load(out).array * 2 - 1  # the command line writes 0 to 1
 
 
 def measure(kind: str, run_path: Path, inputs: dict[str, Path], truth: Path, queue: Any) -> None:
