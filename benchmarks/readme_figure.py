@@ -4,8 +4,8 @@ python benchmarks/readme_figure.py --sources T1w=data/P/T1w.nii.gz T2w=data/P/T2
     --truth data/P/FLAIR.nii.gz --prediction hinet=out/P_FLAIR.nii.gz --mask data/P/mask.nii.gz --normalizer percentile \
     --out docs/images/synthesis.png
 
-With ``--normalizer`` the prediction is one of ``synthmr synthesize --intensity normalized``, and the truth is normalised
-by its own parameters, as it is for scoring; without it both files are taken in the units they have.
+With ``--normalizer`` the prediction is one of ``synthmr synthesize --intensity normalized``, in [0, 1], and the truth is
+brought there by its own parameters, as it is for scoring; without it both files are taken in the units they have.
 """
 
 from __future__ import annotations
@@ -73,7 +73,6 @@ def read_case(args: argparse.Namespace) -> FigureCase:
     if args.normalizer:
         params = normalize.fit(args.normalizer, truth[mask])
         truth = normalize.to_unit(normalize.apply(truth, params), params)
-        predicted = normalize.to_unit(predicted, params)
         units = "share of the range"
         scores[method] = {"psnr": psnr(predicted, truth, 1.0, mask)}  # protocol masked-volume
     return FigureCase(
