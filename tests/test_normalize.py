@@ -89,18 +89,14 @@ def test_nyul_standard_is_the_mean_over_cases() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(
-        st.lists(st.integers(-50, 300), min_size=2, max_size=40).filter(lambda v: len(set(v)) > 1), min_size=1, max_size=4
-    )
-)
+@given(st.lists(st.lists(st.integers(-50, 300), min_size=2, max_size=40).filter(lambda v: len(set(v)) > 1), min_size=1, max_size=4))
 def test_nyul_landmarks_rise_strictly(cases: list[list[int]]) -> None:
     """Ties (many equal voxels) must not make the map many-to-one."""
     landmarks = normalize.learn_landmarks([np.asarray(values, float) for values in cases])
     params = normalize.fit("nyul", np.asarray(cases[0], float), landmarks)
     assert len(params["own"]) == len(params["standard"]) == len(normalize.DECILES) + 2
     assert (np.diff(params["own"]) > 0).all() and (np.diff(params["standard"]) > 0).all()
-    assert -1 <= params["standard"][0] and params["standard"][-1] <= 1
+    assert params["standard"][0] >= -1 and params["standard"][-1] <= 1
 
 
 def test_nyul_aligns_monotone_copies_of_one_image() -> None:
@@ -117,9 +113,7 @@ def test_nyul_aligns_monotone_copies_of_one_image() -> None:
 
 @pytest.mark.parametrize("name", normalize.NAMES)
 @settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 2**16), scale=st.sampled_from([0.01, 1.0, 300.0, 2e4]), offset=st.sampled_from([-0.3, 0.0, 0.4])
-)
+@given(seed=st.integers(0, 2**16), scale=st.sampled_from([0.01, 1.0, 300.0, 2e4]), offset=st.sampled_from([-0.3, 0.0, 0.4]))
 def test_invert_undoes_apply_both_ways(name: str, seed: int, scale: float, offset: float) -> None:
     values = ((np.random.default_rng(seed).random(300) + offset) * scale).astype(np.float32)
     params = fit(name, values)

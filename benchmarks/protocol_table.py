@@ -1,0 +1,94 @@
+"""One run under several conventions: the tables of docs/protocols.md.
+
+    python benchmarks/protocol_table.py DATA RUN
+
+For every validation and test subject: `masked-volume`, `hinet2020`, the prediction after its best gain (an oracle), and the
+volume as written to disk, whose gain is the training median, on the truth's scale. Then the mean PSNR and the seconds of the
+ways to put slices through the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+
+from common import write
+from synthmr import pipeline
+from synthmr.evaluate.protocols import PROTOCOLS, score, score_input
+from synthmr.infer.predict import InferSettings
+from synthmr.run import load_run
+
+PARTS = ("validation", "test")
+WAYS = {
+    "window around each slice's brain, auto precision (default)": InferSettings(),
+    "window around each slice's brain, float32": InferSettings(precision="32"),
+    "whole box, auto precision": InferSettings(tight="off"),
+    "four 128x128 tiles, auto precision (--mode patches)": InferSettings(mode="patches"),
+    "four 128x128 tiles, float32": InferSettings(mode="patches", precision="32"),
+}
+
+
+def decibel(error: np.ndarray) -> float:
+    """PSNR of an error on [0, 1]."""
+    return float(-10 * np.log10(np.mean(np.square(error, dtype=np.float64))))
+
+
+def subjects(data: Path, run: Path) -> list[dict[str, object]]:
+    """One record a held-out subject."""
+    known = load_run(run).target_normalizers
+    found: list[dict[str, object]] = []
+    for part in PARTS:
+        for predicted in pipeline.predictions([run], data, part):
+            (image,) = predicted.images.values()
+            scored = score_input(image, predicted.prepared, predicted.target)
+            p, t = (array[scored.mask].astype(np.float64) for array in (scored.prediction, scored.truth))
+            factor = known[predicted.target]["high"] / predicted.prepared.normalizers[predicted.target]["high"]
+            found.append(
+                {
+                    "case": predicted.prepared.name,
+                    **{name: score(scored, protocol)["psnr"] for name, protocol in PROTOCOLS.items()},
+                    "best gain": decibel(p * (p @ t) / (p @ p) - t),
+                    "disk factor": factor,
+                    "on disk": decibel(p * factor - t),
+                }
+            )
+    return found
+
+
+def way(data: Path, run: Path, settings: InferSettings) -> tuple[float, float]:
+    """Mean PSNR over the held-out subjects, and seconds a subject (reading and preparing included)."""
+    protocol = PROTOCOLS["masked-volume"]
+    start = time.perf_counter()
+    values = [
+        row["value"]
+        for part in PARTS
+        for predicted in pipeline.predictions([run], data, part, settings)
+        for row in predicted.rows([protocol])
+        if row["metric"] == "psnr"
+    ]
+    return mean(values), (time.perf_counter() - start) / len(values)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("run", type=Path)
+    args = parser.parse_args()
+    records = subjects(args.data, args.run)
+    keys = [key for key in records[0] if key != "case"]
+    lines = [f"{'PSNR in dB; disk factor: no unit':34s} " + " ".join(f"{key:>14s}" for key in keys)]
+    lines += [f"{record['case']:34s} " + " ".join(f"{record[key]:14.2f}" for key in keys) for record in records]
+    ways = {name: way(args.data, args.run, settings) for name, settings in WAYS.items()}
+    lines += ["", f"{'way (mean masked-volume PSNR; seconds a case, scoring included)':62s}     dB      s"]
+    lines += [f"{name:62s} {psnr:6.2f} {seconds:6.1f}" for name, (psnr, seconds) in ways.items()]
+    result = {"subjects": records, "ways": ways}
+    write("protocol_table", "python benchmarks/protocol_table.py DATA RUN", result, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
