@@ -256,3 +256,22 @@ def test_weights_of_another_method(synthmr: Run, phantom: Path, linear_run: Path
     shutil.copytree(hinet_run / "checkpoints" / "best", run / "checkpoints" / "best")
     done = synthmr("-q", "synthesize", run, phantom, "--out", tmp_path / "out", code=1)
     assert "linear" in one_line(done.stderr)
+
+
+def test_demo_writes_volumes_scores_and_report(synthmr: Run, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    done = synthmr("demo", "--out", out, "--subjects", 5, "--steps", 3)
+    assert "Hi-Net minus linear" in done.stderr
+    rows = list(csv.DictReader((out / "metrics.csv").read_text().splitlines()))
+    assert {row["method"] for row in rows} == {"copy", "linear", "hinet"}
+    page = (out / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "") and all(row["case"] in page for row in rows)
+    assert len(list((out / "volumes" / "hinet").glob("*.nii.gz"))) == len({row["case"] for row in rows})
+
+
+def test_demo_refuses_a_folder_that_is_no_demo(synthmr: Run, tmp_path: Path) -> None:
+    kept = tmp_path / "thesis.txt"
+    kept.write_text("four years of work")
+    done = synthmr("demo", "--out", tmp_path, code=2)
+    assert "demo" in one_line(done.stderr)
+    assert kept.read_text() == "four years of work"
