@@ -288,7 +288,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
     subjects: Annotated[int, typer.Option(help="Number of phantom subjects.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
-    steps: Annotated[int, typer.Option(help="Steps of Hi-Net training.")] = 700,
+    steps: Annotated[int, typer.Option(help="Steps of Hi-Net training.")] = 400,
 ) -> None:
     """Phantom cohort, Hi-Net, two baselines, scores and a report: the whole path in under four minutes."""
     from synthmr.demo import run_demo
