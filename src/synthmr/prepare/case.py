@@ -11,19 +11,35 @@ from typing import Any
 
 import numpy as np
 
-from synthmr.case import Case, PreparedCase, Volume
+from synthmr.case import Case, PreparedCase, Volume, plane_axis
 from synthmr.config import PrepareConfig
-from synthmr.errors import DataError
+from synthmr.errors import DataError, UsageError
 from synthmr.prepare import crop, normalize, orient
-from synthmr.prepare.mask import brain_mask
+from synthmr.prepare.mask import brain_mask, check_mode
 
 #: raise when a change here or in a step changes what comes out, so that no store made before is used
-PREPARE_VERSION = 1
+PREPARE_VERSION = 2
 
 
 def normalizer_of(contrast: str, config: PrepareConfig, targets: Sequence[str]) -> str:
     """The normaliser of a contrast, by its role."""
     return config.normalizer if contrast in targets or not config.source_normalizer else config.source_normalizer
+
+
+def check_config(config: PrepareConfig) -> None:
+    """Check a configuration before a file is read.
+
+    Raises:
+        UsageError: unknown plane, mask mode or normaliser, a negative margin, a percentile outside (0, 100].
+    """
+    plane_axis(config.plane)
+    check_mode(config.mask)
+    for name in filter(None, (config.normalizer, config.source_normalizer)):
+        normalize.check_name(name)
+    if config.margin < 0:
+        raise UsageError(f"prepare.margin={config.margin}: the box cannot be smaller than the brain; use 0 or more voxels.")
+    if not 0 < config.percentile <= 100:
+        raise UsageError(f"prepare.percentile={config.percentile:g} is no percentile; use a number above 0, up to 100.")
 
 
 def load_case(
@@ -81,8 +97,9 @@ def prepare_images(
 
     Raises:
         DataError: grids that differ, an empty mask, an image that is constant in the brain.
-        UsageError: unknown normaliser or mask mode.
+        UsageError: unknown normaliser or mask mode, a negative margin, a percentile outside (0, 100].
     """
+    check_config(config)
     arrays, given, labels, affine, history = oriented(volumes, mask, segmentation, name)
     sources = {contrast: array for contrast, array in arrays.items() if contrast not in targets} or arrays
     brain, mode, notice = brain_mask(sources, given, config.mask, name)
@@ -131,7 +148,7 @@ def oriented(
     given = orient.apply(mask.array, turn) if mask is not None else None
     labels = None
     if segmentation is not None:
-        labels = np.rint(orient.apply(segmentation.array, turn)).astype(np.int16)
+        labels = np.rint(orient.apply(segmentation.array, turn)).astype(np.int32)
     return arrays, given, labels, orient.apply_affine(first.affine, turn), [turn]
 
 

@@ -30,6 +30,16 @@ MIXED_NOTICE = (
 )
 
 
+def check_mode(mode: str) -> None:
+    """Check that a mask mode exists.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if mode not in MODES:
+        raise UsageError(f"unknown mask mode prepare.mask={mode!r}: {did_you_mean(mode, MODES)}")
+
+
 def background_value(array: np.ndarray) -> float:
     """The value of the volume's corners if they agree (0 in most skull-stripped data), else NaN."""
     corners = array[np.ix_(*[(0, -1)] * 3)].ravel()
@@ -77,8 +87,7 @@ def brain_mask(
         UsageError: unknown mode.
         DataError: the mode needs what is not there, or the mask is empty.
     """
-    if mode not in MODES:
-        raise UsageError(f"unknown mask mode {mode!r}: {did_you_mean(mode, MODES)}")
+    check_mode(mode)
     notice = ""
     if mode == "auto" and given is None:
         stripped = [name for name, array in arrays.items() if is_stripped(array)]

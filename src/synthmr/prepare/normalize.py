@@ -145,9 +145,7 @@ def fit(name: str, values: np.ndarray, landmarks: Mapping[str, Any] | None = Non
     if name == "percentile":
         return {"name": name, "low": low, "high": high}
     if name == "minmax":
-        # an all-negative image has its own ends: 0 would leave it a corner of the range, or none
-        top = float(values.max())
-        return {"name": name, "low": min(0.0, float(values.min())), "high": top}
+        return {"name": name, "low": min(0.0, float(values.min())), "high": float(values.max())}
     if name == "zscore":
         return {"name": name, "mean": float(values.mean()), "sd": float(values.std()), "high": high}
     if name == "mean":
