@@ -1,8 +1,8 @@
 """The prepared cohort on disk: memory-mapped slices, cached by content.
 
-A case is a folder of ``.npy`` files, slice-major ``(S, H, W)``: float16 a contrast, uint8 mask and labels, and
-``case.json`` with the normalisers' parameters and the preparation history. Its name in the cache is the SHA-256 of the
-input files' bytes and of every setting that decides what comes out, so nothing stale is ever read, and adding a case
+A case is a folder of ``.npy`` files, slice-major ``(S, H, W)``: float16 a contrast, uint8 the mask, the smallest integer
+type that holds them the labels, and ``case.json`` with the normalisers' parameters and the preparation history. Its name
+in the cache is the SHA-256 of the input files' bytes and of every setting that decides what comes out, so nothing stale is ever read, and adding a case
 prepares one case. Opening a store needs numpy alone: it can be copied to a machine that has no imaging library.
 """
 
@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,16 @@ from synthmr.data.split import Split
 from synthmr.errors import DataError, UsageError
 from synthmr.io.files import atomic, sha256
 from synthmr.prepare import normalize
-from synthmr.prepare.case import PREPARE_VERSION, load_case, normalizer_of, oriented, prepare_case
+from synthmr.prepare.case import PREPARE_VERSION, check_config, load_case, normalizer_of, oriented, prepare_case
 from synthmr.prepare.mask import brain_mask
 
 Progress = Callable[..., None]
 
 #: raise when the layout of a stored case changes
-STORE_VERSION = 1
+STORE_VERSION = 2
+
+#: files that a process has open besides a store's
+OTHER_FILES = 256
 
 
 def default_cache() -> Path:
@@ -49,7 +53,7 @@ class StoredCase:
         path: its folder.
         images: contrast -> ``(S, H, W)`` float16, normalised.
         mask: ``(S, H, W)`` uint8, 1 in the brain.
-        segmentation: ``(S, H, W)`` uint8 labels, or None.
+        segmentation: ``(S, H, W)`` integer labels, or None.
         normalizers: contrast -> parameters.
         history: the preparation steps.
         brain: ``(S,)`` brain pixels in each slice.
@@ -65,8 +69,8 @@ class StoredCase:
     brain: np.ndarray
 
     def background(self, contrast: str) -> float:
-        """The normalised value outside the brain."""
-        return normalize.background(self.normalizers[contrast])
+        """The normalised value outside the brain, as float16 rounds it: what `images` holds there, to the bit."""
+        return float(np.float16(normalize.background(self.normalizers[contrast])))
 
     def top(self, contrast: str) -> float:
         """The normalised value that counts as 1; see `synthmr.prepare.normalize.top`."""
@@ -85,6 +89,7 @@ class Store:
         split: the split.
         landmarks: contrast -> nyul landmarks; empty for other normalisers.
         fingerprint: content hash of the whole.
+        subjects: case -> person; a case that is not named is a person of its own.
     """
 
     folders: Mapping[str, Path]
@@ -94,6 +99,7 @@ class Store:
     split: Split
     landmarks: Mapping[str, Mapping[str, Any]]
     fingerprint: str
+    subjects: Mapping[str, str] = field(default_factory=dict)
     _opened: dict[str, StoredCase] = field(default_factory=dict, repr=False)
 
     @property
@@ -110,6 +116,8 @@ class Store:
         if name not in self.folders:
             raise DataError(f"the store has no case {name!r}; it has {', '.join(list(self.folders)[:8])}.")
         if name not in self._opened:
+            if not self._opened:
+                _allow_open_files(len(self.folders) * (len(self.sources) + len(self.targets) + 2) + OTHER_FILES)
             self._opened[name] = open_case(self.folders[name], name)
         return self._opened[name]
 
@@ -137,6 +145,7 @@ class Store:
                 split=split,
                 landmarks=data["landmarks"],
                 fingerprint=data["fingerprint"],
+                subjects=data["subjects"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -147,7 +156,7 @@ class Store:
         """Check that the store serves a run.
 
         Raises:
-            UsageError: it holds other contrasts, or was prepared in another way.
+            UsageError: it holds other contrasts, or was prepared in another way or for other roles.
         """
         lacking = [name for name in (*sources, *targets) if name not in (*self.sources, *self.targets)]
         if lacking:
@@ -161,6 +170,26 @@ class Store:
                     f"the store was prepared with prepare.{key}={stored!r}, the run asks for {value!r}; use --set or prepare again."
                 )
 
+        for name in (*sources, *targets):
+            wanted, stored = normalizer_of(name, config, targets), normalizer_of(name, self.config, self.targets)
+            if wanted != stored:
+                role = "target" if name in self.targets else "source"
+                raise UsageError(
+                    f"the store holds {name} as a {role}, normalised by {stored}; the run needs it by {wanted}: prepare another."
+                )
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's soft limit of open files, as far as the system lets it: a memory map keeps its file open."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count if hard == resource.RLIM_INFINITY else min(count, hard), hard))
+
 
 def open_case(folder: Path, name: str) -> StoredCase:
     """Memory-map a stored case.
@@ -173,8 +202,8 @@ def open_case(folder: Path, name: str) -> StoredCase:
         shape = tuple(data["shape"])
         arrays = {key: np.load(folder / f"{key}.npy", mmap_mode="r", allow_pickle=False) for key in data["arrays"]}
         wrong = [key for key, array in arrays.items() if array.shape != shape]
-        if wrong:
-            raise ValueError(f"{wrong[0]}.npy has another shape than case.json says")
+        if wrong or len(data["brain"]) != shape[0]:
+            raise ValueError(f"{wrong[0] if wrong else 'brain'} has another shape than case.json says")
         return StoredCase(
             name=name,
             path=folder,
@@ -185,7 +214,7 @@ def open_case(folder: Path, name: str) -> StoredCase:
             history=tuple(data["history"]),
             brain=np.asarray(data["brain"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"the stored case {name} in {folder} is damaged ({' '.join(str(error).split())}); prepare it again."
         ) from None
@@ -215,13 +244,17 @@ def build(
 
     Raises:
         DataError: a case cannot be read or prepared, or ``out`` is not empty.
+        UsageError: settings that make no sense; see `synthmr.prepare.case.check_config`.
     """
+    check_config(config)
     cache = default_cache() if cache is None else cache
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty; give another --out or remove it.")
     cases = [cohort.case(name) for part in (split.train, split.validation, split.test) for name in part]
     contrasts = (*sources, *targets)
-    hashes = {case.name: _file_hashes(case, contrasts) for case in cases}
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda case: _file_hashes(case, contrasts), cases)
+        hashes = {case.name: each for case, each in zip(cases, found, strict=True)}
     landmarks = _landmarks(cohort, split, sources, targets, config, hashes, cache)
     folders: dict[str, Path] = {}
 
@@ -236,7 +269,8 @@ def build(
             if progress is not None:
                 progress(done, len(cases), name)
     fingerprint = config_hash({name: folder.name for name, folder in folders.items()}, 40)
-    store = Store(folders, tuple(sources), tuple(targets), config, split, landmarks, fingerprint)
+    subjects = {case.name: case.subject for case in cases}
+    store = Store(folders, tuple(sources), tuple(targets), config, split, landmarks, fingerprint, subjects)
     return store if out is None else export(store, out)
 
 
@@ -259,6 +293,7 @@ def export(store: Store, out: Path) -> Store:
             "split": to_dict(store.split),
             "landmarks": to_dict(store.landmarks),
             "fingerprint": store.fingerprint,
+            "subjects": dict(store.subjects),
         }
         (temporary / "store.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     return Store.open(out)
@@ -281,17 +316,15 @@ def _cached_case(
     folder: Path,
 ) -> Path:
     """The folder of a prepared case: as found, or made (again, if it is damaged)."""
-    if folder.is_dir():
-        try:
-            open_case(folder, case.name)
-            return folder
-        except DataError:
-            shutil.rmtree(folder, ignore_errors=True)
+    if _is_whole(folder, case.name):
+        return folder
     prepared = prepare_case(case, contrasts, config, targets, landmarks)
     arrays = {name: slice_major(image, config.plane).astype(np.float16) for name, image in prepared.images.items()}
     arrays["mask"] = slice_major(prepared.mask, config.plane).astype(np.uint8)
     if prepared.segmentation is not None:
-        arrays["segmentation"] = slice_major(prepared.segmentation, config.plane).astype(np.uint8)
+        labels = slice_major(prepared.segmentation, config.plane)
+        low, high = int(labels.min()), int(labels.max())
+        arrays["segmentation"] = labels.astype(np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high)))
     record = {
         "shape": list(arrays["mask"].shape),
         "arrays": list(arrays),
@@ -305,11 +338,23 @@ def _cached_case(
             for name, array in arrays.items():
                 np.save(temporary / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
             (temporary / "case.json").write_text(json.dumps(record), encoding="utf-8")
+            # a damaged folder makes way only now that its successor is complete: another process may have mended it meanwhile
+            if folder.is_dir() and not _is_whole(folder, case.name):
+                shutil.rmtree(folder, ignore_errors=True)
     except DataError:
-        # another process may have made the same case meanwhile: then the rename meets a folder that is just as good
-        if not (folder / "case.json").is_file():
+        # or made the same case: then the rename meets a folder that is just as good
+        if not _is_whole(folder, case.name):
             raise
     return folder
+
+
+def _is_whole(folder: Path, name: str) -> bool:
+    """Whether a case is stored there and can be opened."""
+    try:
+        open_case(folder, name)
+    except DataError:
+        return False
+    return True
 
 
 def _landmarks(
@@ -333,15 +378,18 @@ def _landmarks(
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except ValueError:
-            path.unlink()
-    values: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+            path.unlink(missing_ok=True)
+    positions: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
     for name in split.train:
         volumes, mask, _ = load_case(cohort.case(name), (*sources, *targets), with_segmentation=False)
         arrays, given, _, _, _ = oriented(volumes, mask, None, name)
         brain, _, _ = brain_mask({contrast: arrays[contrast] for contrast in sources}, given, config.mask, name)
         for contrast in wanted:
-            values[contrast].append(arrays[contrast][brain])
-    found = {name: normalize.learn_landmarks(cases, config.percentile) for name, cases in values.items()}
+            try:
+                positions[contrast].append(normalize.landmark_positions(arrays[contrast][brain], config.percentile))
+            except DataError as error:
+                raise DataError(f"{contrast} of case {name}: {error}") from None
+    found = {name: normalize.standard_scale(rows) for name, rows in positions.items()}
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(found), encoding="utf-8")
     return dict(found)

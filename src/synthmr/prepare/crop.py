@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from synthmr.errors import DataError
+
 
 def fit(mask: np.ndarray, margin: int) -> dict[str, Any]:
     """Parameters from a mask ``(X, Y, Z)``: first and last-plus-one voxel along each axis, inside the volume."""
@@ -36,7 +38,14 @@ def apply_affine(affine: np.ndarray, params: Mapping[str, Any]) -> np.ndarray:
 
 
 def invert(array: np.ndarray, params: Mapping[str, Any], fill: float = 0.0) -> np.ndarray:
-    """Back onto the uncropped grid, ``fill`` outside the box."""
+    """Back onto the uncropped grid, ``fill`` outside the box.
+
+    Raises:
+        DataError: the array is not of the box's shape.
+    """
+    size = tuple(b - a for a, b in zip(params["start"], params["stop"], strict=True))
+    if array.shape != size:
+        raise DataError(f"an array of shape {array.shape} is not on the prepared grid {size}, so it cannot be put back.")
     out = np.full(params["shape"], fill, array.dtype)
     out[box(params)] = array
     return out
