@@ -2,8 +2,9 @@
 
 A case is a folder of ``.npy`` files, slice-major ``(S, H, W)``: float16 a contrast, uint8 the mask, the smallest integer
 type that holds them the labels, and ``case.json`` with the normalisers' parameters and the preparation history. Its name
-in the cache is the SHA-256 of the input files' bytes and of every setting that decides what comes out, so nothing stale is ever read, and adding a case
-prepares one case. Opening a store needs numpy alone: it can be copied to a machine that has no imaging library.
+in the cache is the SHA-256 of the input files' bytes and of every setting that decides what comes out, so nothing stale is
+ever read, and adding a case prepares one case. Opening a store needs numpy alone: it can be copied to a machine that has no
+imaging library.
 """
 
 from __future__ import annotations
