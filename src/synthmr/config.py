@@ -28,7 +28,7 @@ class PrepareConfig:
 
     Attributes:
         plane: axial, coronal or sagittal: the slices that a 2-D method sees.
-        mask: auto (file, else non-zero voxels, else Otsu), file, nonzero or otsu.
+        mask: auto (file, else non-zero voxels of skull-stripped images, else Otsu), file, nonzero or otsu.
         margin: voxels kept around the brain's bounding box.
         normalizer: of the target contrasts: minmax, percentile, zscore, mean or nyul.
         source_normalizer: of the source contrasts; empty means the same as `normalizer`.
@@ -71,7 +71,7 @@ class AugmentConfig:
     contrast by its own draw.
 
     Attributes:
-        flip: probability of a left-right flip.
+        flip: probability of a left-right flip (sagittal slices have no left and right and stay).
         rotate: largest rotation in degrees (uniform, both directions).
         scale: largest relative change of size (0.1: uniform in 0.9 to 1.1).
         shift: largest shift in voxels.
@@ -79,7 +79,7 @@ class AugmentConfig:
             another training case, by matching quantiles; draws the sites of a cohort nearer to each other.
         gain: largest relative change of a source's gain.
         gamma: largest log2 change of a source's gamma exponent on [0, 1].
-        curve: strength of a random smooth monotone intensity map of a source, 0 to 1.
+        curve: strength of a random monotone intensity map of a source (continuous, in six straight pieces), 0 to 1.
         bias: largest relative amplitude of a smooth multiplicative field over a source.
         noise: largest standard deviation of Gaussian noise in a source, in units of [0, 1] intensity.
     """

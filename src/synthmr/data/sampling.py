@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
@@ -59,8 +60,8 @@ class Sampler:
         paired: if False, the targets of a sample come from another subject than its sources, always.
 
     Raises:
-        UsageError: unknown mode, or a patch larger than the crop.
-        DataError: no eligible slice, or fewer than two cases where samples are unpaired.
+        UsageError: unknown mode, an empty batch, or a patch that the method cannot take.
+        DataError: no case, no eligible slice, or fewer than two subjects where samples are unpaired.
     """
 
     def __init__(
@@ -81,12 +82,13 @@ class Sampler:
             raise UsageError(f"unknown sample.mode {sample.mode!r}: {did_you_mean(sample.mode, MODES)}")
         if sample.batch < 1:
             raise UsageError(f"sample.batch={sample.batch}: a batch holds at least one sample.")
+        if not names:
+            raise DataError("there is no case to draw training samples from; the split's training part is empty.")
         self.cases: list[StoredCase] = [store[name] for name in names]
         self.sources, self.targets = tuple(sources), tuple(targets)
-        self.sample, self.augment_config = sample, augment
+        # a sagittal slice has no left and right: the mirrored brain shows the same slice elsewhere
+        self.sample, self.augment_config = sample, replace(augment, flip=0.0) if store.config.plane == "sagittal" else augment
         self.seed, self.rank, self.world, self.paired = seed, rank, world, paired
-        if not paired and len(self.cases) < 2:
-            raise DataError(f"unpaired training needs at least 2 subjects and has {len(self.cases)}; add subjects or train paired.")
         self.crop = self._crop_size(divisor)
         self.size = self.crop if sample.mode == "slices" else self._patch_size(divisor)
         self._samples = self._list_samples()
@@ -94,6 +96,11 @@ class Sampler:
             raise DataError(
                 f"no slice of {len(self.cases)} cases has a brain share of sample.min_brain={sample.min_brain:g}; lower it."
             )
+        people = {person: number for number, person in enumerate(dict.fromkeys(store.subject(name) for name in names))}
+        self._subject = np.asarray([people[store.subject(name)] for name in names])[self._samples[:, 0]]
+        count = len(np.unique(self._subject))
+        if not paired and count < 2:
+            raise DataError(f"unpaired training needs slices of at least 2 subjects and has {count}; add subjects or train paired.")
         self._orders: dict[int, np.ndarray] = {}
         self._tables: dict[tuple[int, str], np.ndarray] = {}
 
@@ -124,10 +131,20 @@ class Sampler:
         listed = [
             (index, number, *window)
             for index, case in enumerate(self.cases)
-            for number in np.flatnonzero(case.brain >= max(self.sample.min_brain * area, 1))
+            for number in np.flatnonzero(self._brain_in_crop(case) >= max(self.sample.min_brain * area, 1))
             for window in windows
         ]
         return np.asarray(listed, dtype=np.int64).reshape(-1, 4)
+
+    def _brain_in_crop(self, case: StoredCase) -> np.ndarray:
+        """``(S,)``: brain pixels of each slice inside the centred crop."""
+        if all(whole >= size for whole, size in zip(self.crop, case.mask.shape[1:], strict=True)):
+            return case.brain
+        rows, columns = (
+            slice(max((size - whole) // 2, 0), (size - whole) // 2 + whole)
+            for whole, size in zip(self.crop, case.mask.shape[1:], strict=True)
+        )
+        return np.asarray(case.mask[:, rows, columns].sum(axis=(1, 2), dtype=int))
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -144,21 +161,24 @@ class Sampler:
             self._orders[epoch] = np.random.default_rng([self.seed, 11, epoch]).permutation(len(self._samples))
         return self._orders[epoch]
 
-    def chosen(self, step: int) -> np.ndarray:
-        """``(B, 4)``: the samples of a step of this rank; windows of patches are still -1."""
+    def _picks(self, step: int) -> list[int]:
+        """``(B,)``: numbers of the samples of a step of this rank."""
         first = (step * self.world + self.rank) * self.sample.batch
         count = len(self._samples)
-        picks = [self._order(position // count)[position % count] for position in range(first, first + self.sample.batch)]
-        return self._samples[picks]
+        return [int(self._order(position // count)[position % count]) for position in range(first, first + self.sample.batch)]
+
+    def chosen(self, step: int) -> np.ndarray:
+        """``(B, 4)``: case, slice, row and column of the samples of a step of this rank; windows of patches are still -1."""
+        return self._samples[self._picks(step)]
 
     def partners(self, step: int) -> np.ndarray:
-        """``(B, 2)``: case and slice of the targets of an unpaired step; never a case of the same sample's sources."""
+        """``(B, 2)``: case and slice of the targets of an unpaired step; never of the subject of the same sample's sources."""
         rng = np.random.default_rng([self.seed, 13, step, self.rank])
-        found = np.empty((self.sample.batch, 2), np.int64)
-        for row, index in enumerate(self.chosen(step)[:, 0]):
-            others = self._samples[self._samples[:, 0] != index]
-            found[row] = others[rng.integers(len(others)), :2]
-        return found
+        own = self._subject[self._picks(step)]
+        found = rng.integers(len(self._samples), size=len(own))
+        while (same := self._subject[found] == own).any():
+            found[same] = rng.integers(len(self._samples), size=int(same.sum()))
+        return self._samples[found, :2]
 
     def batch(self, step: int) -> Batch:
         """The batch of a step: images ``(B, 1, H, W)`` float32, mask, coords and, where every case has one, segmentation."""
@@ -169,8 +189,9 @@ class Sampler:
             chosen[random, 2 + column] = rng.integers(0, whole - part + 1, size=int(random.sum()))
         where = [(self.cases[index], int(number), int(row), int(column)) for index, number, row, column in chosen]
         images = {name: self._gather(where, name) for name in self.sources}
+        mask = self._gather(where, "mask") > 0
         if self.augment_config.mix:
-            self._mix(images, chosen[:, 0], np.random.default_rng([self.seed, 14, step, self.rank]))
+            self._mix(images, mask, chosen[:, 0], np.random.default_rng([self.seed, 14, step, self.rank]))
         other = where
         if not self.paired:
             partners = self.partners(step)
@@ -182,7 +203,7 @@ class Sampler:
         labelled = all(case.segmentation is not None for case in self.cases)
         batch = Batch(
             images=images,
-            mask=self._gather(where, "mask") > 0,
+            mask=mask,
             coords=self._coords(where),
             segmentation=self._gather(where, "segmentation").long() if labelled else None,
             paired=self.paired,
@@ -193,28 +214,30 @@ class Sampler:
         return augment(batch, self.augment_config, self.sources, low, high, generator)
 
     def _quantiles(self, index: int, name: str) -> np.ndarray:
-        """Quantiles of a source over a case's brain, from every fourth slice; computed once."""
+        """Quantiles of a source over a case's brain, from every fourth slice with brain; computed once."""
         key = (index, name)
         if key not in self._tables:
             case = self.cases[index]
-            inside = case.mask[::4] > 0
-            self._tables[key] = np.quantile(case.images[name][::4][inside].astype(np.float32), MIX_QUANTILES)
+            slices = np.flatnonzero(case.brain)[::4]
+            values = case.images[name][slices][case.mask[slices] > 0]
+            self._tables[key] = np.quantile(values.astype(np.float32), MIX_QUANTILES)
         return self._tables[key]
 
-    def _mix(self, images: dict[str, Tensor], owners: np.ndarray, rng: np.random.Generator) -> None:
+    def _mix(self, images: dict[str, Tensor], mask: Tensor, owners: np.ndarray, rng: np.random.Generator) -> None:
         """Move source intensities towards another case's distribution, in place; see `AugmentConfig.mix`."""
+        if len(self.cases) < 2:
+            return
         for name in self.sources:
             for row, index in enumerate(owners):
-                other, strength = int(rng.integers(len(self.cases))), rng.uniform(0, MIX_BEYOND)
-                if rng.random() >= self.augment_config.mix or other == index:
+                other, strength = (int(index) + int(rng.integers(1, len(self.cases)))) % len(self.cases), rng.uniform(0, MIX_BEYOND)
+                if rng.random() >= self.augment_config.mix:
                     continue
                 case = self.cases[index]
                 mine, theirs = self._quantiles(index, name), self._quantiles(other, name)
                 moved = np.maximum.accumulate((1 - strength) * mine + strength * theirs)
                 low, high = case.background(name), case.top(name)
                 moved = np.clip(moved, low, high + MIX_HEADROOM * (high - low))
-                values = images[name][row].numpy()
-                inside = values != np.float32(np.float16(low))
+                values, inside = images[name][row].numpy(), mask[row].numpy()
                 values[inside] = np.interp(values[inside], mine, moved)
 
     @staticmethod
@@ -282,15 +305,17 @@ def case_batch(store: Store, name: str, contrasts: Sequence[str], divisor: int =
         out[:, 0, : stored.shape[1], : stored.shape[2]] = stored[slices]
         return torch.from_numpy(out)
 
+    depth = torch.from_numpy(2 * slices / max(len(case.brain) - 1, 1) - 1).float()
     return Batch(
         images={contrast: take(case.images[contrast], case.background(contrast)) for contrast in contrasts},
         mask=take(case.mask, 0) > 0,
+        coords=torch.stack([depth, torch.zeros_like(depth), torch.zeros_like(depth)], dim=1),
         segmentation=take(case.segmentation, 0).long() if case.segmentation is not None else None,
     )
 
 
 class Prefetcher:
-    """Iterates ``(step, Batch)`` while one background thread prepares the next ones.
+    """Iterates ``(step, Batch)`` while one background thread prepares the next ones; use it in a ``with`` block.
 
     Attributes:
         waited: seconds that the consumer has waited for data, the first batch not counted.
@@ -333,6 +358,8 @@ class Prefetcher:
         self._thread.join()
 
     def __iter__(self) -> Iterator[tuple[int, Batch]]:
+        if self._thread.ident is None:
+            raise RuntimeError("a Prefetcher is used in a with block: nothing would ever arrive")
         first = True
         while True:
             begin = time.perf_counter()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -122,6 +123,10 @@ class Store:
             self._opened[name] = open_case(self.folders[name], name)
         return self._opened[name]
 
+    def subject(self, name: str) -> str:
+        """The person that a case is of."""
+        return self.subjects.get(name, name)
+
     @staticmethod
     def open(path: Path) -> Store:
         """Open a store that `build` exported.
@@ -139,7 +144,7 @@ class Store:
                 **{**data["split"], **{part: tuple(data["split"][part]) for part in ("train", "validation", "test", "left_out")}}
             )
             return Store(
-                folders={name: path / "cases" / name for name in data["cases"]},
+                folders={name: path / "cases" / folder for name, folder in data["cases"].items()},
                 sources=tuple(data["sources"]),
                 targets=tuple(data["targets"]),
                 config=from_dict(PrepareConfig, data["config"]),
@@ -148,7 +153,7 @@ class Store:
                 fingerprint=data["fingerprint"],
                 subjects=data["subjects"],
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path} is not a readable store ({' '.join(str(error).split())}); make it with `synthmr prepare`."
             ) from None
@@ -281,13 +286,14 @@ def export(store: Store, out: Path) -> Store:
     Raises:
         DataError: it cannot be written.
     """
+    folders = _folder_names(store.names)
     with atomic(out) as temporary:
         (temporary / "cases").mkdir(parents=True)
         for name, folder in store.folders.items():
-            shutil.copytree(folder, temporary / "cases" / name)
+            shutil.copytree(folder, temporary / "cases" / folders[name])
         record = {
             "version": STORE_VERSION,
-            "cases": list(store.names),
+            "cases": folders,
             "sources": list(store.sources),
             "targets": list(store.targets),
             "config": to_dict(store.config),
@@ -298,6 +304,19 @@ def export(store: Store, out: Path) -> Store:
         }
         (temporary / "store.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     return Store.open(out)
+
+
+def _folder_names(names: Sequence[str]) -> dict[str, str]:
+    """Case -> name of its folder: the case's own where that is a name that every file system takes."""
+    taken: set[str] = set()
+    found = {}
+    for number, name in enumerate(names):
+        plain = re.sub(r"[^A-Za-z0-9._+-]", "_", name)
+        if plain != name or plain.startswith(".") or plain.lower() in taken:
+            plain = f"{number:05d}_{plain}"
+        taken.add(plain.lower())
+        found[name] = plain
+    return found
 
 
 def _file_hashes(case: Case, contrasts: Sequence[str]) -> dict[str, str | None]:

@@ -31,6 +31,8 @@ DECILES = (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 #: smallest distance between landmarks on the standard scale (of length 2), so that the map stays invertible in float32 where
 #: many voxels of the training cases share one value
 LANDMARK_GAP = 1e-3
+#: the same for the landmarks of one image, in units of its range
+OWN_GAP = 1e-5
 
 _BOUNDED = ("minmax", "percentile", "nyul")
 
@@ -82,9 +84,8 @@ def _landmarks(values: np.ndarray, percentile: float) -> np.ndarray:
     """Intensities of low, `DECILES` and high, strictly increasing."""
     low, high = _ends(values, percentile)
     marks = np.concatenate([[low], np.clip(np.percentile(values, DECILES), low, high), [high]])
-    step = 1e-6 * (high - low)
-    marks = np.maximum.accumulate(marks) + step * np.arange(len(marks))
-    return np.asarray(marks, np.float64)
+    steps = np.maximum(np.diff(marks), OWN_GAP * (high - low))
+    return low + np.concatenate([[0.0], np.cumsum(steps)])
 
 
 def landmark_positions(values: np.ndarray, percentile: float = 99.5) -> np.ndarray:
