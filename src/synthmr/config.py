@@ -54,6 +54,8 @@ class SampleConfig:
         patch: (H, W) of patches and tiles, in voxels.
         min_brain: slices whose share of brain pixels in the crop is below this are not drawn.
         batch: samples a step (on each device).
+        paired: whether the targets of a sample show the anatomy of its sources: on, off (they come from another subject,
+            always) or auto (off for methods that can train unpaired).
     """
 
     mode: str = "slices"
@@ -61,6 +63,7 @@ class SampleConfig:
     patch: tuple[int, int] = (128, 128)
     min_brain: float = 0.05
     batch: int = 8
+    paired: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ class _Job:
         files = {name: case.image(name) for name in names}
         if case.mask is not None:
             files[MASK] = case.mask
-        if SEGMENTATION in self.run.method.spec.needs and case.segmentation is not None:
+        if SEGMENTATION in self.run.method.needs and case.segmentation is not None:
             files[SEGMENTATION] = case.segmentation
         return files
 

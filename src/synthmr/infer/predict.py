@@ -106,7 +106,7 @@ def predict_case(
     images = {name: slice_major(prepared.images[name], plane) for name in sources}
     mask = np.ascontiguousarray(slice_major(prepared.mask, plane)) > 0
     labels = None
-    if "segmentation" in method.spec.needs and prepared.segmentation is not None:
+    if "segmentation" in method.needs and prepared.segmentation is not None:
         labels = slice_major(prepared.segmentation, plane)
     out = {name: np.full(prepared.mask.shape, fills[name], np.float32) for name in targets}
     views = {name: slice_major(volume, plane) for name, volume in out.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from synthmr.config import SECTIONS, RunConfig, from_dict, merge, nest, parse_settings
 from synthmr.errors import UsageError, did_you_mean
-from synthmr.methods.contract import check_request
+from synthmr.methods.contract import check_request, is_paired
 
 BUDGETS = ("steps", "epochs", "minutes")
 
@@ -108,6 +108,7 @@ def _check_training(config: RunConfig, method: Any) -> None:
         ("train.precision", train.precision, ("auto", "32", "bf16")),
         ("train.channels_last", train.channels_last, ("auto", "on", "off")),
         ("sample.mode", sample.mode, ("slices", "patches", "tiles")),
+        ("sample.paired", sample.paired, ("auto", "on", "off")),
         ("prepare.plane", config.prepare.plane, ("axial", "coronal", "sagittal")),
         ("prepare.mask", config.prepare.mask, ("auto", "file", "nonzero", "otsu")),
     ]
@@ -144,6 +145,7 @@ def _check_training(config: RunConfig, method: Any) -> None:
     for key, number, low, high in limits:
         if not low <= number <= high:
             raise UsageError(f"{key}={number:g} is outside {low:g} to {high:g}.")
+    is_paired(method.spec, sample)  # refuses what the method cannot do
     given = [key for key in BUDGETS if getattr(train, key)]
     if given and not hasattr(method, "step"):
         raise UsageError(f"{config.method} is fitted in one go and takes no --{given[0]}; leave it out.")

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from synthmr.batch import Batch
+from synthmr.config import SampleConfig
 from synthmr.errors import UsageError
 
 
@@ -38,6 +39,7 @@ class Spec:
         halo: pixels of context after which the output at a pixel no longer depends on what lies further away, or 0
             where this is unbounded or unknown.
         output_range: (low, high) that the output cannot leave (tanh: (-1, 1)), or None.
+        extras: maps that can be asked for beside the images; see `NeuralMethod.extra`.
     """
 
     name: str
@@ -54,12 +56,16 @@ class Spec:
     divisor: int = 1
     halo: int = 0
     output_range: tuple[float, float] | None = None
+    extras: tuple[str, ...] = ()
 
 
 class Update(Protocol):
-    """``update(group, loss)``: zero that group's gradients, back-propagate into its parameters alone, clip, step."""
+    """``update(group, loss)``: zero that group's gradients, back-propagate into its parameters alone, clip, step.
 
-    def __call__(self, group: str, loss: Tensor) -> None: ...
+    Groups that share one loss are updated together, in one backward pass: ``update(("G", "S"), loss)``.
+    """
+
+    def __call__(self, group: str | tuple[str, ...], loss: Tensor) -> None: ...
 
 
 class Method(Protocol):
@@ -72,6 +78,9 @@ class Method(Protocol):
     targets: tuple[str, ...]
     options: Any
 
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
     def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]: ...
 
 
@@ -83,11 +92,15 @@ class NeuralMethod(nn.Module):
         Options: frozen dataclass, the method's own configuration; every field has a default.
         presets: preset name -> flat overrides, ``{"train.lr": 2e-4, "options.filters": 32, "sample.mode": "tiles"}``.
             Every network has ``paper`` (the paper's exact settings) and ``fast`` (for a CPU).
+
+    Attributes:
+        progress: share of the training that is done, in [0, 1); the loop sets it before each step.
     """
 
     spec: ClassVar[Spec]
     Options: ClassVar[type]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+    progress: float = 1.0
 
     def __init__(self, options: Any, sources: Sequence[str], targets: Sequence[str]) -> None:
         super().__init__()
@@ -95,8 +108,32 @@ class NeuralMethod(nn.Module):
         self.sources = tuple(sources)
         self.targets = tuple(targets)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Extra inputs of this very network, of mask, coords, segmentation; some depend on the options."""
+        return self.spec.needs
+
+    def check_data(self, labelled: bool) -> list[str]:
+        """Check, before training, that the data have what the options ask for.
+
+        Args:
+            labelled: whether every training case has a segmentation.
+
+        Returns:
+            Sentences for the user: what is left out, and why.
+
+        Raises:
+            UsageError: the options cannot be met.
+        """
+        if "segmentation" in self.needs and not labelled:
+            raise UsageError(
+                f"{self.spec.name} is asked to use segmentations and some training cases have none;"
+                " add them, or leave that option out."
+            )
+        return []
+
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameter groups; each gets an optimiser of its own. Every parameter is in exactly one."""
+        """Parameter groups; each gets an optimiser of its own. Every trainable parameter is in exactly one."""
         return {"G": list(self.parameters())}
 
     def optimizer_overrides(self) -> dict[str, dict[str, Any]]:
@@ -112,6 +149,17 @@ class NeuralMethod(nn.Module):
         """Predict ``wanted`` (default: all targets) from the sources in ``batch``: contrast -> ``(B, 1, H, W)``."""
         raise TypeError(f"{type(self).__name__} must define forward(batch, wanted)")
 
+    def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
+        """A map that the method can give beside the images (one of ``spec.extras``): label -> ``(B, K, H, W)`` float32.
+
+        K is 1, or for ``segmentation`` the number of classes, whose probabilities these are.
+
+        Raises:
+            UsageError: this run cannot give it.
+        """
+        known = ", ".join(self.spec.extras) or "none"
+        raise UsageError(f"{self.spec.name} gives no {name} map; it gives {known}.")
+
 
 class FittedMethod:
     """Base of the methods that are fitted in closed form. Same class attributes as `NeuralMethod`."""
@@ -124,6 +172,11 @@ class FittedMethod:
         self.options = options
         self.sources = tuple(sources)
         self.targets = tuple(targets)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Extra inputs, of mask, coords, segmentation."""
+        return self.spec.needs
 
     def fit(self, cases: Callable[[], Iterable[Batch]], seed: int) -> dict[str, float]:
         """Fit. ``cases()`` yields one Batch a training case, all its brain slices stacked, mask present; it may be
@@ -141,6 +194,22 @@ class FittedMethod:
     def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Predict, like `NeuralMethod.forward`."""
         raise TypeError(f"{type(self).__name__} must define __call__(batch, wanted)")
+
+
+def is_paired(spec: Spec, sample: SampleConfig) -> bool:
+    """Whether training sees the truth of its own sources: always, never, or as ``sample.paired`` says.
+
+    Methods that can do either train unpaired unless they are told otherwise: that is what they are for.
+
+    Raises:
+        UsageError: the method cannot do what ``sample.paired`` says.
+    """
+    if sample.paired == "auto":
+        return spec.supervision == "paired"
+    if spec.supervision not in ("either", "paired" if sample.paired == "on" else "unpaired"):
+        other = "imt, milr or hinet train paired" if sample.paired == "on" else "cut, cyclegan and mafnet train unpaired"
+        raise UsageError(f"sample.paired={sample.paired}: {spec.name} trains {spec.supervision} only; {other}.")
+    return sample.paired == "on"
 
 
 def check_request(spec: Spec, sources: Sequence[str], targets: Sequence[str], output_range: tuple[float, float] | None) -> None:

@@ -18,6 +18,10 @@ METHODS: Mapping[str, str] = {
     "linear": "synthmr.methods.linear:Linear",
     "unet": "synthmr.methods.unet:UNet",
     "hinet": "synthmr.methods.hinet:HiNet",
+    "cyclegan": "synthmr.methods.cyclegan:CycleGAN",
+    "milr": "synthmr.methods.milr:Milr",
+    "disentangled": "synthmr.methods.disentangled:Disentangled",
+    "cut": "synthmr.methods.cut:Cut",
 }
 
 

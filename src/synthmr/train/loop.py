@@ -21,7 +21,7 @@ from synthmr.data.split import Split
 from synthmr.data.store import Store
 from synthmr.errors import DataError, RunError, SynthmrError, UsageError
 from synthmr.infer.precision import Precision, resolve_precision
-from synthmr.methods.contract import FittedMethod
+from synthmr.methods.contract import FittedMethod, is_paired
 from synthmr.run import WEIGHTS, RunFolder, build_method, refuse_used, run_hash
 from synthmr.train.checkpoint import State, load_last, save_best, save_last
 from synthmr.train.info import run_info
@@ -176,6 +176,7 @@ class _Training:
         progress: Progress,
     ) -> None:
         self.config, self.store, self.split, self.out, self.progress = config, store, split, out, progress
+        notes = method.check_data(all(store[name].segmentation is not None for name in split.train))
         check_groups(method, method.groups())
         self.fabric = runtime.fabric()
         self.main = bool(self.fabric.is_global_zero)
@@ -190,12 +191,14 @@ class _Training:
         self.sampler = Sampler(
             store, split.train, config.sources, config.targets, config.sample, config.augment, config.seed,
             divisor=method.spec.divisor, rank=self.fabric.global_rank, world=self.fabric.world_size,
-            paired=method.spec.supervision != "unpaired",
+            paired=is_paired(method.spec, config.sample),
         )  # fmt: skip
         self.budget = Budget.of(config.train, self.sampler.steps_per_epoch)
         self.update = Updater(self.fabric, self.groups, self.optimizers, config.train.clip)
         self.folder = RunFolder(out)
         self.state = State()
+        for note in notes:
+            progress.on_message(note)
         self._open(resume)
         self.board = Board(out / "tensorboard", self.state.step) if config.train.tensorboard and self.main else None
         self._saved = time.monotonic()
@@ -297,6 +300,8 @@ class _Training:
                 group["lr"] = rate * self.rates[name]
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, self.fabric.global_rank]).generate_state(1)[0]))
         self.method.train()
+        self.method.progress = reached
+        self.update.taken.clear()
         with self.precision.autocast(self.device):
             logs = self.method.step(batch.to(self.device, self.precision.channels_last), self.update)
         if self.fabric.world_size > 1:
@@ -306,7 +311,10 @@ class _Training:
             self._follow(step)
         checks = {f"update {group}": values for group, values in self.update.taken.items()}
         losses = {name: torch.as_tensor(value, device=self.device).detach().float().reshape(1) for name, value in logs.items()}
-        self._window.append((step + 1, {**losses, **checks}))
+        found = {**losses, **checks}
+        if self._window and self._window[-1][1].keys() != found.keys():
+            self._read(reached)  # a method that trains in stages reports other losses from here on
+        self._window.append((step + 1, found))
 
     @torch.no_grad()
     def _follow(self, step: int) -> None:

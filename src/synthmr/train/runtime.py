@@ -113,16 +113,18 @@ class Updater:
         self.fabric, self.groups, self.optimizers, self.clip = fabric, groups, optimizers, clip
         self.taken: dict[str, Tensor] = {}
 
-    def __call__(self, group: str, loss: Tensor) -> None:
-        """Take one step of one optimiser.
+    def __call__(self, group: str | tuple[str, ...], loss: Tensor) -> None:
+        """Take one step of one optimiser, or of those of several groups that share a loss (clipped together).
 
         Raises:
             UsageError: the method has no such group.
         """
-        if group not in self.groups:
-            raise UsageError(f"update({group!r}): {did_you_mean(group, self.groups)}")
-        params = self.groups[group]
-        self.optimizers[group].zero_grad(set_to_none=True)
+        names = (group,) if isinstance(group, str) else group
+        for name in names:
+            if name not in self.groups:
+                raise UsageError(f"update({name!r}): {did_you_mean(name, self.groups)}")
+            self.optimizers[name].zero_grad(set_to_none=True)
+        params = [param for name in names for param in self.groups[name]]
         with torch.autocast(loss.device.type, enabled=False):
             loss = loss.float()
             self.fabric.backward(loss, inputs=params)
@@ -131,11 +133,12 @@ class Updater:
             norm = nn.utils.get_total_norm(grads).float().reshape(1).to(value.device)
             if self.clip > 0:
                 nn.utils.clip_grads_with_norm_(params, self.clip, norm[0])
-            self.optimizers[group].step()
+            for name in names:
+                self.optimizers[name].step()
         # autocast keeps bf16 copies of the weights until its outermost context ends: without this the rest of the
         # method's step would compute with the weights as they were before this update
         torch.clear_autocast_cache()
-        self.taken[group] = torch.cat([value, norm])
+        self.taken["+".join(names)] = torch.cat([value, norm])
 
     def _average(self, params: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
         """Average loss and gradients over ranks in one message; a parameter that no rank used keeps no gradient."""

@@ -1,0 +1,72 @@
+"""Patchwise contrastive learning (PatchNCE): a generated patch must resemble the source patch at its place more than any other.
+
+Park, Efros, Zhang, Zhu, Contrastive Learning for Unpaired Image-to-Image Translation, ECCV 2020, Section 3; Eq. 3-4 of MAF-Net.
+Features of both images come from the generator's own encoder; a small network a layer maps them to unit vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+#: CUT's layers of a ResNet encoder: padded image, both downsampling convolutions, first and fifth residual block
+LAYERS = (0, 4, 8, 12, 16)
+
+
+class PatchHeads(nn.ModuleList):
+    """H: a two-layer perceptron for each layer of the encoder.
+
+    Args:
+        widths: channels of the layers' maps.
+        hidden: length of the vectors that come out.
+    """
+
+    def __init__(self, widths: Sequence[int], hidden: int = 256) -> None:
+        super().__init__(
+            nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, hidden)) for width in widths
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, 0.0, 0.02 if module.in_features > 8 else 0.2)
+                nn.init.zeros_(module.bias)
+
+    def vectors(self, features: Sequence[Tensor], places: Sequence[Tensor]) -> list[Tensor]:
+        """Maps ``(B, C, H, W)`` at places ``(S,)`` of their H*W -> unit vectors ``(B, S, hidden)`` float32."""
+        found = []
+        for head, maps, at in zip(self, features, places, strict=True):
+            picked = maps.flatten(2).transpose(1, 2)[:, at]
+            found.append(F.normalize(head(picked).float(), dim=2))
+        return found
+
+
+def draw_places(features: Sequence[Tensor], count: int) -> list[Tensor]:
+    """At most ``count`` different positions in the maps ``(B, C, H, W)`` of each layer, drawn by torch's generator on the CPU."""
+    return [torch.randperm(maps.shape[2] * maps.shape[3])[:count].to(maps.device) for maps in features]
+
+
+def nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """L_nce, MAF-Net Eq. 4: cross-entropy of finding each query's own key among those of its image.
+
+    Args:
+        queries: ``(B, S, K)`` unit vectors of the generated image.
+        keys: ``(B, S, K)`` of the source at the same places; the other places are the negatives. No gradient goes here.
+        temperature: tau.
+
+    Returns:
+        A scalar: the mean over places and samples.
+    """
+    similar = queries.float() @ keys.float().detach().transpose(1, 2) / temperature
+    own = torch.arange(similar.shape[1], device=similar.device).expand(similar.shape[0], -1)
+    return F.cross_entropy(similar.flatten(0, 1), own.flatten())
+
+
+def patch_nce(heads: PatchHeads, generated: Sequence[Tensor], source: Sequence[Tensor], count: int, temperature: float) -> Tensor:
+    """L_PatchNCE, MAF-Net Eq. 3, as a mean over layers: maps of the generated image against those of the source."""
+    places = draw_places(source, count)
+    queries = heads.vectors(generated, places)
+    with torch.no_grad():
+        keys = heads.vectors(source, places)
+    return torch.stack([nce(q, k, temperature) for q, k in zip(queries, keys, strict=True)]).mean()
