@@ -94,6 +94,9 @@ class Record:
         assert group not in self.losses
         self.losses[group] = loss
 
+    def value(self, group: str) -> float:
+        return float(self.losses[group].detach())
+
 
 # --- sizes and settings ---------------------------------------------------------------------------------------------------
 
@@ -209,8 +212,8 @@ def test_a_step_is_eq_1_to_3() -> None:
         identity = logs.pop("G_identity", 0.0)
         assert logs == pytest.approx(terms, rel=1e-4)
         whole = 0.8 * terms["G_gan"] + 7.0 * terms["G_cycle"] + 7.0 * identity_weight * identity + 3.0 * terms["G_l1"]
-        assert float(record.losses["G"]) == pytest.approx(whole, rel=1e-4)
-        assert float(record.losses["D"]) == pytest.approx(terms["D_y"] + terms["D_x"], rel=1e-4)
+        assert record.value("G") == pytest.approx(whole, rel=1e-4)
+        assert record.value("D") == pytest.approx(terms["D_y"] + terms["D_x"], rel=1e-4)
         assert (identity > 0) is (identity_weight > 0)
 
 
@@ -229,6 +232,7 @@ def test_the_log_objective_is_eq_1_in_its_non_saturating_form() -> None:
 # --- identity -------------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def test_identity_of_g_is_the_target_on_every_channel() -> None:
     y = make_batch().images["FLAIR"]
     assert float(identity_of_g(Mean(1.0), y, 3)) == pytest.approx(0.0, abs=1e-6)
@@ -250,6 +254,7 @@ class Probe(nn.Module):
         return x
 
 
+@torch.no_grad()
 def test_identity_of_f_is_a_source_on_its_own_channel() -> None:
     x = make_batch().stack(SOURCES)
     chosen = torch.tensor([1, 0, 1])
@@ -264,6 +269,7 @@ def test_identity_of_f_is_a_source_on_its_own_channel() -> None:
     assert float(identity_of_f(Repeat(1.0, 1e3), x, torch.ones(3, dtype=torch.int64))) > 1
 
 
+@torch.no_grad()
 def test_with_one_source_both_identities_are_the_papers() -> None:
     x = make_batch().images["T1w"]
     network = Repeat(0.2)
@@ -272,12 +278,12 @@ def test_with_one_source_both_identities_are_the_papers() -> None:
     method = make(("T1w",))
     logs = method.step(make_batch(("T1w",)), Record())
     batch = make_batch(("T1w",))
-    with torch.no_grad():
-        y, one = batch.images["FLAIR"], batch.images["T1w"]
-        whole = (method.g(y) - y).abs().mean() + (method.f(one) - one).abs().mean()
+    y, one = batch.images["FLAIR"], batch.images["T1w"]
+    whole = (method.g(y) - y).abs().mean() + (method.f(one) - one).abs().mean()
     assert float(logs["G_identity"]) == pytest.approx(float(whole), rel=1e-4)
 
 
+@torch.no_grad()
 def test_inverted_contrast_passes_every_cycle_and_not_the_identity() -> None:
     one = make_batch().images["T1w"]
     x = torch.cat([one, one], dim=1)
@@ -385,7 +391,6 @@ def test_each_discriminator_judges_its_own_domain_and_the_images_of_before_the_u
                     param.add_(1.0)
 
     before = [method.g(batch.stack(SOURCES)).detach(), method.f(batch.images["FLAIR"]).detach()]
-    method.groups()
     method.step(batch, update)
     for network, real, fake in ((d_y, batch.images["FLAIR"], before[0]), (d_x, batch.stack(SOURCES), before[1])):
         for_g, truth, shown = network.judged
@@ -405,7 +410,7 @@ def test_forward_computes_g_alone() -> None:
 
 def learn(method: CycleGAN, batch: Batch, steps: int) -> list[dict[str, Tensor]]:
     groups = method.groups()
-    optimizers = {name: torch.optim.Adam(params, 2e-3, (0.5, 0.999)) for name, params in groups.items()}
+    optimizers = {name: torch.optim.Adam(params, 5e-3, (0.5, 0.999)) for name, params in groups.items()}
 
     def update(group: str, loss: Tensor) -> None:
         optimizers[group].zero_grad()
@@ -419,8 +424,9 @@ def test_pairs_with_l1_are_learnt() -> None:
     generator = torch.Generator().manual_seed(4)
     a, b = (nn.functional.interpolate(torch.randn(2, 1, 4, 4, generator=generator), size=32, mode="bilinear") for _ in "ab")
     batch = Batch({"T1w": a.tanh(), "T2w": b.tanh(), "FLAIR": (1.5 * a * b - 0.5 * a).tanh()})
-    method = make(filters=8, l1_weight=50.0)
-    losses = [float(logs["G_l1"]) for logs in learn(method, batch, 80)]
+    method = make(l1_weight=50.0, identity_weight=0.0)
+    losses = [float(logs["G_l1"]) for logs in learn(method, batch, 30)]
     with torch.no_grad():
         error = float((method.eval()(batch.only(SOURCES))["FLAIR"] - batch.images["FLAIR"]).abs().mean())
+    print(error, losses[0])
     assert error < 0.35 * losses[0]

@@ -409,21 +409,23 @@ def test_each_update_changes_its_group_alone_and_every_parameter_learns(name: st
         last.update({key: value.detach().clone() for key, value in named.items()})
         return found
 
-    def update(group: str, loss: Tensor) -> None:
+    def update(group: str | tuple[str, ...], loss: Tensor) -> None:
         assert loss.ndim == 0 and loss.requires_grad
         assert not changed(), "parameters changed outside an update"
-        untouched = {key: named[key].grad for key in named if key not in groups[group]}
+        together = (group,) if isinstance(group, str) else group
+        own = set().union(*(groups[each] for each in together))
+        untouched = {key: named[key].grad for key in named if key not in own}
         real(group, loss)
         assert all(named[key].grad is value for key, value in untouched.items())
         found = changed()
-        assert found and found <= groups[group], f"update({group!r}) changed {sorted(found - groups[group])}"
-        for key in groups[group]:
+        assert found and found <= own, f"update({group!r}) changed {sorted(found - own)}"
+        for key in own:
             gradient = named[key].grad
             assert gradient is not None, f"{key} gets no gradient"
             assert bool(torch.isfinite(gradient).all())
             if gradient.ndim > 1:  # a bias before a normalisation has none but rounding
                 assert gradient.abs().max() > 0, f"{key} gets a gradient of zero"
-        seen.append(group)
+        seen.extend(together)
 
     logs = method.step(batch, update)
     assert not changed()

@@ -23,6 +23,9 @@ _FORMATS: Mapping[str, tuple[int, str]] = {
     "nrmse": (4, ""),
     "mae": (4, ""),
     "mse": (5, ""),
+    # tumour segmentation (`synthmr.evaluate.segmentation`)
+    **{f"dice_{region}": (4, "") for region in ("WT", "TC", "ET")},
+    **{f"{distance}_{region}": (2, " mm") for distance in ("assd", "hd95") for region in ("WT", "TC", "ET")},
 }
 
 

@@ -113,11 +113,11 @@ class NeuralMethod(nn.Module):
         """Extra inputs of this very network, of mask, coords, segmentation; some depend on the options."""
         return self.spec.needs
 
-    def check_data(self, labelled: bool) -> list[str]:
+    def check_data(self, labels: Iterable[int] | None) -> list[str]:
         """Check, before training, that the data have what the options ask for.
 
         Args:
-            labelled: whether every training case has a segmentation.
+            labels: those that occur in the training cases' segmentations; None if a case has none.
 
         Returns:
             Sentences for the user: what is left out, and why.
@@ -125,12 +125,17 @@ class NeuralMethod(nn.Module):
         Raises:
             UsageError: the options cannot be met.
         """
-        if "segmentation" in self.needs and not labelled:
+        if "segmentation" in self.needs and labels is None:
             raise UsageError(
                 f"{self.spec.name} is asked to use segmentations and some training cases have none;"
                 " add them, or leave that option out."
             )
         return []
+
+    @property
+    def keeps_last(self) -> bool:
+        """Whether each validation's weights replace those before, whatever their score: for objectives that PSNR does not see."""
+        return False
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameter groups; each gets an optimiser of its own. Every trainable parameter is in exactly one."""

@@ -29,11 +29,10 @@ from torch import Tensor, nn
 from synthmr.batch import Batch
 from synthmr.errors import UsageError, did_you_mean
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
-from synthmr.methods.parts import patchgan
 from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_loss
-from synthmr.methods.parts.patchgan import PatchGAN
-from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, patch_nce
-from synthmr.methods.parts.resnet import FIRST_BLOCK, ResnetDecoder, ResnetEncoder
+from synthmr.methods.parts.patchgan import PatchGAN, check_judged
+from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
+from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -84,19 +83,6 @@ class CutOptions:
         for key in ("gan_weight", "nce_weight", "identity_weight", "l1_weight", "discriminator_rate"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise UsageError(f"options.{key}={getattr(self, key):g}: at least 0 and finite.")
-
-
-def check_layers(layers: Sequence[int], blocks: int, key: str) -> None:
-    """Check that an encoder with ``blocks`` residual blocks has the layers.
-
-    Raises:
-        UsageError: it has not, or there is none, or one is named twice.
-    """
-    last = FIRST_BLOCK + blocks - 1
-    if not layers or len(set(layers)) < len(layers) or min(layers) < 0 or max(layers) > last:
-        raise UsageError(
-            f"options.layers={','.join(map(str, layers))}: name different layers of the encoder, 0 to {last} with {key}={blocks}."
-        )
 
 
 # --- the generator ------------------------------------------------------------------------------------------------------
@@ -201,7 +187,7 @@ class Cut(NeuralMethod):
             UsageError: the images are too small for the discriminator, or an L1 is asked for without pairs.
         """
         options = self.options
-        check_judged(batch, self.spec.name)
+        check_judged(batch.images[self.targets[0]], self.spec.name)
         if options.l1_weight and not batch.paired:
             raise UsageError(f"options.l1_weight={options.l1_weight:g} needs the truth of each sample; add --set sample.paired=on.")
         real = batch.images[self.targets[0]]
@@ -226,17 +212,3 @@ class Cut(NeuralMethod):
         sources, targets = check_wanted(self, batch, wanted)
         image, _ = self.generator(batch.stack(sources))
         return {name: image.float() for name in targets}
-
-
-def check_judged(batch: Batch, name: str) -> None:
-    """Check that a PatchGAN can judge images of this size.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    height, width = next(iter(batch.images.values())).shape[2:]
-    if min(height, width) < patchgan.LEAST:
-        raise UsageError(
-            f"{name}'s discriminator needs images of {patchgan.LEAST}x{patchgan.LEAST} or more and was given {height}x{width};"
-            " enlarge sample.patch or sample.crop."
-        )

@@ -195,21 +195,19 @@ class SpecificEncoder(nn.Module):
         for inputs, outputs in pairwise(widths):  # no norm: it would take out what is looked for
             convolutions += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), leaky()]
         self.image = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Conv2d(widths[-1], CODE, 1), nn.Flatten())
-        self.style = nn.Sequential(
-            nn.Linear(CODE, channels), leaky(), nn.Linear(channels, channels), leaky(), nn.Linear(channels, 2 * layers * channels)
-        )
+        # the last three layers are linear
+        self.hidden = nn.Sequential(nn.Linear(CODE, channels), leaky(), nn.Linear(channels, channels), leaky())
+        self.style = nn.Linear(channels, 2 * layers * channels)
 
     def start(self) -> None:
         """Deviations near 1 and means near 0, whatever the image."""
-        final = self.style[-1]
-        init_normal(final)
+        init_normal(self.style)
         half = self.layers * self.channels
-        with torch.no_grad():
-            final.bias.copy_(torch.arange(2 * half) < half)
+        nn.init.ones_(self.style.bias[:half])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """``(B, 1, H, W)`` -> deviation (Delta' of Eq. 2) and mean (Xi'), ``(B, layers, channels)`` each, float32."""
-        style = self.style(self.image(image)).float().view(len(image), 2, self.layers, self.channels)
+        style = self.style(self.hidden(self.image(image))).float().view(len(image), 2, self.layers, self.channels)
         return style[:, 0], style[:, 1]
 
 

@@ -22,6 +22,7 @@ METHODS: Mapping[str, str] = {
     "milr": "synthmr.methods.milr:Milr",
     "disentangled": "synthmr.methods.disentangled:Disentangled",
     "cut": "synthmr.methods.cut:Cut",
+    "mafnet": "synthmr.methods.mafnet:MafNet",
 }
 
 

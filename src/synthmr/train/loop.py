@@ -176,7 +176,7 @@ class _Training:
         progress: Progress,
     ) -> None:
         self.config, self.store, self.split, self.out, self.progress = config, store, split, out, progress
-        notes = method.check_data(all(store[name].segmentation is not None for name in split.train))
+        notes = method.check_data(_labels(method, store, split))
         check_groups(method, method.groups())
         self.fabric = runtime.fabric()
         self.main = bool(self.fabric.is_global_zero)
@@ -387,7 +387,7 @@ class _Training:
             divisor, most = self.method.spec.divisor, 0 if self.budget.long else MOST_SLICES
             scores = validate(kept, self.store, self.split.validation, self.device, self.precision, divisor, most)
             score = float(np.mean(list(scores.values())))
-            if state.best is None or score > state.best:
+            if state.best is None or score > state.best or self.method.keeps_last:
                 state.best, state.best_step, state.stale, state.scores = score, state.step, 0, scores
                 save_best(self.folder, kept, state)
             else:
@@ -438,6 +438,14 @@ def _finish(run: RunFolder, config: RunConfig, result: TrainResult) -> None:
     digest = run_hash(config, run.checkpoint("best") / WEIGHTS)
     info = {key: value for key, value in run.info.items() if key != "error"}
     run.write_info({**info, "status": "finished", "hash": digest, "result": result.as_dict()})
+
+
+def _labels(method: Any, store: Store, split: Split) -> tuple[int, ...] | None:
+    """The labels of the training cases' segmentations; None if a case has none, or the method uses none."""
+    found = [store[name].segmentation for name in split.train]
+    if "segmentation" not in (*method.needs, *method.spec.extras) or any(labels is None for labels in found):
+        return None
+    return tuple(sorted({int(label) for labels in found for label in np.unique(np.asarray(labels))}))
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

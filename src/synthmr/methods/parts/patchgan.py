@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
+from synthmr.errors import UsageError
 from synthmr.methods.parts.blocks import init_normal, leaky
 
 #: smallest height and width that leave it more than one position to normalise and one score to give
@@ -31,3 +32,17 @@ class PatchGAN(nn.Sequential):
             width *= 2
         super().__init__(*layers, nn.Conv2d(width, 1, 4, padding=1))
         self.apply(init_normal)
+
+
+def check_judged(image: Tensor, name: str) -> None:
+    """Check that a PatchGAN can judge images ``(B, C, H, W)`` of this size.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    height, width = image.shape[2:]
+    if min(height, width) < LEAST:
+        raise UsageError(
+            f"{name}'s discriminator needs images of {LEAST}x{LEAST} or more and was given {height}x{width};"
+            " enlarge sample.patch or sample.crop."
+        )

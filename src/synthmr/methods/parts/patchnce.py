@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from synthmr.errors import UsageError
+from synthmr.methods.parts.resnet import FIRST_BLOCK
+
 #: CUT's layers of a ResNet encoder: padded image, both downsampling convolutions, first and fifth residual block
 LAYERS = (0, 4, 8, 12, 16)
 
@@ -70,3 +73,16 @@ def patch_nce(heads: PatchHeads, generated: Sequence[Tensor], source: Sequence[T
     with torch.no_grad():
         keys = heads.vectors(source, places)
     return torch.stack([nce(q, k, temperature) for q, k in zip(queries, keys, strict=True)]).mean()
+
+
+def check_layers(layers: Sequence[int], blocks: int, key: str) -> None:
+    """Check that an encoder with ``blocks`` residual blocks has the layers.
+
+    Raises:
+        UsageError: it has not, or there is none, or one is named twice.
+    """
+    last = FIRST_BLOCK + blocks - 1
+    if not layers or len(set(layers)) < len(layers) or min(layers) < 0 or max(layers) > last:
+        raise UsageError(
+            f"options.layers={','.join(map(str, layers))}: name different layers of the encoder, 0 to {last} with {key}={blocks}."
+        )
