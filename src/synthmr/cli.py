@@ -202,6 +202,52 @@ def train(
 
 
 @app.command()
+def extend(
+    run: Annotated[Path, typer.Argument(help="Run folder of a method that can be extended (milr).")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run folder to write; RUN itself is not touched.")],
+    add_target: Annotated[str, typer.Option("--add-target", help="New contrasts to come out, for example DWI.")] = "",
+    add_source: Annotated[str, typer.Option("--add-source", help="New contrasts that may go in.")] = "",
+    steps: Annotated[int | None, typer.Option(help="Optimisation steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Minutes of training.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training samples.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of training; may be repeated.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed (default: the run's).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT from its last checkpoint.")] = False,
+    alias: Alias = None,
+    split_file: SplitFile = None,
+    cache: Cache = None,
+    json: AsJson = False,
+) -> None:
+    """Add contrasts to a trained run: new decoders or encoders learn, everything else stays as it is, to the bit."""
+    from synthmr import pipeline
+
+    budgets = {"steps": steps, "minutes": minutes, "epochs": epochs}
+    named = {name: value for name, value in budgets.items() if value is not None}
+    if len(named) > 1:
+        raise UsageError(f"--{' and --'.join(named)} were both given; give one.")
+    console = _console(json)
+    with console.progress("prepare") as tick, console.training("extend") as live:
+        result = pipeline.extend(
+            run,
+            data,
+            out,
+            add_source,
+            add_target,
+            settings=settings or [],
+            budget=named,
+            seed=seed,
+            resume=resume,
+            aliases=alias or [],
+            split_file=split_file,
+            cache=cache,
+            tick=tick,
+            progress=live,
+        )
+    console.result(result, out, json)
+
+
+@app.command()
 def synthesize(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     inputs: Annotated[
@@ -215,6 +261,13 @@ def synthesize(
     patch: Annotated[int, typer.Option(help="Edge of a patch in voxels, with --mode patches.")] = 128,
     overlap: Annotated[float, typer.Option(help="Share of a patch that its neighbour covers too, with --mode patches.")] = 0.5,
     precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
+    plane: Annotated[str, typer.Option(help="axial, coronal or sagittal slices (default: as in training).")] = "",
+    extra: Annotated[
+        list[str] | None, typer.Option(help="Maps to write too: attention, segmentation, fusion; see `synthmr methods`.")
+    ] = None,
+    lesion_mask: Annotated[
+        Path | None, typer.Option("--lesion-mask", help="Lesion mask to synthesise with (milr), or `none` for no lesion.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace volumes that exist.")] = False,
     split: Annotated[str, typer.Option(help="Only cases of this part of the data's split: train, validation or test.")] = "",
     alias: Alias = None,
@@ -224,7 +277,7 @@ def synthesize(
     """Write the synthetic volume of one case, or of every case of a cohort."""
     from synthmr import pipeline
 
-    settings = pipeline.infer_settings(mode, patch, overlap, precision)
+    settings = pipeline.infer_settings(mode, patch, overlap, precision, plane)
     console = _console(json)
     pairs = [word for word in inputs if "=" in word and not Path(word).exists()]
     if pairs:
@@ -232,7 +285,9 @@ def synthesize(
             raise UsageError("give either one folder or CONTRAST=file words, not both.")
         if output is None:
             raise UsageError("CONTRAST=file words need -o FILE, the volume to write.")
-        written = pipeline.synthesize_files(run, pairs, output, mask, intensity, settings, overwrite, alias or [])
+        written = pipeline.synthesize_files(
+            run, pairs, output, mask, intensity, settings, overwrite, alias or [], extra or [], lesion_mask
+        )
         console.say("\n".join(str(path) for path in written))
         if json:
             console.json([str(path) for path in written])
@@ -241,7 +296,18 @@ def synthesize(
         raise UsageError("a folder of cases needs --out DIR, the folder to write to; single files are given as CONTRAST=file.")
     with console.progress("synthesize") as tick:
         summary = pipeline.synthesize_cohort(
-            run, Path(inputs[0]), out, intensity, settings, overwrite, split, alias or [], split_file, progress=tick
+            run,
+            Path(inputs[0]),
+            out,
+            intensity,
+            settings,
+            overwrite,
+            split,
+            alias or [],
+            split_file,
+            extra or [],
+            lesion_mask,
+            progress=tick,
         )
     if json:
         console.json(pipeline.plain(summary))
@@ -261,6 +327,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="CSV to write (default: RUN/metrics.csv).")] = None,
     mode: Annotated[str, typer.Option(help="slices (whole) or patches (overlapping, blended).")] = "slices",
     precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
+    plane: Annotated[str, typer.Option(help="axial, coronal or sagittal slices (default: as in training).")] = "",
     alias: Alias = None,
     split_file: SplitFile = None,
     json: AsJson = False,
@@ -269,7 +336,7 @@ def evaluate(
     from synthmr import pipeline
 
     console = _console(json)
-    settings = pipeline.infer_settings(mode, 128, 0.5, precision)
+    settings = pipeline.infer_settings(mode, 128, 0.5, precision, plane)
     with console.progress("evaluate") as tick:
         rows = pipeline.evaluate(
             [run, *(against or [])], data, split, protocol or [], settings, alias or [], split_file, progress=tick

@@ -157,6 +157,46 @@ def train(
     return loop(config, store, split, out, resume, Runtime(accelerator=accelerator, devices=devices, num_nodes=nodes), progress)
 
 
+def extend(
+    run: Path,
+    data: Path,
+    out: Path,
+    add_sources: str = "",
+    add_targets: str = "",
+    *,
+    settings: Sequence[str] = (),
+    budget: Mapping[str, float] | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    aliases: Sequence[str] = (),
+    split_file: Path | None = None,
+    cache: Path | None = None,
+    tick: Tick | None = None,
+    progress: Any = None,
+) -> TrainResult:
+    """Train encoders or decoders for new contrasts of a run, whose old ones do not change; writes a new run folder.
+
+    Raises:
+        UsageError: the method cannot be extended, or a contrast is there already.
+        DataError: the data lack a contrast of the extended run.
+    """
+    from synthmr.run import load_run
+    from synthmr.train.extend import check_landmarks, extended_config
+    from synthmr.train.loop import train as loop
+
+    extra = parse_aliases(aliases)
+    loaded = load_run(run)
+    names = [tuple(resolve_list(words, extra)) if words else () for words in (add_sources, add_targets)]
+    config = extended_config(loaded, names[0], names[1], settings, budget, seed)
+    if split_file is None and not (data / "store.json").is_file():
+        known = set(loaded.split.names)
+        if all(case.name in known for case in index(data, aliases).cases):
+            split_file = run / "split.tsv"  # the same subjects: those that were held out stay held out
+    store, split = prepared(data, config, aliases, split_file, cache, progress=tick)
+    check_landmarks(loaded, store)
+    return loop(config, store, split, out, resume, None, progress, None if resume else loaded)
+
+
 def phantom(
     out: Path, subjects: int, seed: int, spacing: float, field: float, overwrite: bool = False, progress: Tick | None = None
 ) -> list[Path]:
@@ -166,11 +206,13 @@ def phantom(
     return make_phantom(out, subjects, seed=seed, spacing=spacing, field_strength=field, overwrite=overwrite, progress=progress)
 
 
-def infer_settings(mode: str = "slices", patch: int = 128, overlap: float = 0.5, precision: str = "auto") -> InferSettings:
+def infer_settings(
+    mode: str = "slices", patch: int = 128, overlap: float = 0.5, precision: str = "auto", plane: str = ""
+) -> InferSettings:
     """How volumes are predicted, checked.
 
     Raises:
-        UsageError: an unknown mode or precision, or an overlap outside [0, 1).
+        UsageError: an unknown mode, precision or plane, or an overlap outside [0, 1).
     """
     from synthmr.infer.predict import InferSettings
 
@@ -179,7 +221,7 @@ def infer_settings(mode: str = "slices", patch: int = 128, overlap: float = 0.5,
             raise UsageError(f"{word} {value!r}: {did_you_mean(value, allowed)}")
     if not 0 <= overlap < 1 or patch < 16:
         raise UsageError(f"--patch {patch} --overlap {overlap:g}: a patch has at least 16 voxels and an overlap in [0, 1).")
-    return InferSettings(mode=mode, patch=(patch, patch), overlap=overlap, precision=precision)
+    return InferSettings(mode=mode, patch=(patch, patch), overlap=overlap, precision=precision, plane=plane)
 
 
 def synthesize_files(
@@ -191,6 +233,8 @@ def synthesize_files(
     settings: InferSettings | None = None,
     overwrite: bool = False,
     aliases: Sequence[str] = (),
+    extras: Sequence[str] = (),
+    lesion: Path | None = None,
 ) -> list[Path]:
     """Synthesise from ``CONTRAST=file`` words into one file (a file a target where the run has several)."""
     from synthmr.contrasts import resolve
@@ -206,8 +250,21 @@ def synthesize_files(
             raise UsageError(f"{pair!r} names {contrast} a second time; give each contrast once.")
         files[contrast] = Path(path)
     return export.synthesize_files(
-        load_run(run), files, output, mask=mask, intensity=intensity, settings=settings or infer_settings(), overwrite=overwrite
+        load_run(run),
+        files,
+        output,
+        mask=mask,
+        intensity=intensity,
+        settings=settings or infer_settings(),
+        overwrite=overwrite,
+        extras=split_words(extras),
+        lesion=lesion,
     )
+
+
+def split_words(words: Sequence[str]) -> tuple[str, ...]:
+    """``["a,b", "c"]`` -> a, b, c, each once."""
+    return tuple(dict.fromkeys(part.strip() for word in words for part in word.split(",") if part.strip()))
 
 
 def synthesize_cohort(
@@ -220,6 +277,8 @@ def synthesize_cohort(
     split: str = "",
     aliases: Sequence[str] = (),
     split_file: Path | None = None,
+    extras: Sequence[str] = (),
+    lesion: Path | None = None,
     progress: Tick | None = None,
 ) -> Summary:
     """Synthesise every case of a cohort (or of one part of its split); skip what is done, survive a bad case."""
@@ -233,7 +292,15 @@ def synthesize_cohort(
     if split:
         cohort = replace(cohort, cases=tuple(select(cohort, loaded.split, split)))
     return export.synthesize_cohort(
-        loaded, cohort, out, intensity=intensity, settings=settings or infer_settings(), overwrite=overwrite, progress=progress
+        loaded,
+        cohort,
+        out,
+        intensity=intensity,
+        settings=settings or infer_settings(),
+        overwrite=overwrite,
+        extras=split_words(extras),
+        lesion=lesion,
+        progress=progress,
     )
 
 
@@ -346,7 +413,7 @@ def predictions(
                 prepared[key] = prepare_case(
                     case, (*config.sources, *config.targets), config.prepare, config.targets, run.landmarks
                 )
-            plane = config.prepare.plane
+            plane = (settings.plane if settings is not None else "") or config.prepare.plane
             for target, image in predict_case(run.method, prepared[key], None, plane, settings).items():
                 images[target][name] = image
         shapes = {each.mask.shape for each in prepared.values()}

@@ -57,7 +57,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     """
     _check_masks(a, b)
     total = np.count_nonzero(a) + np.count_nonzero(b)
-    return 2 * np.count_nonzero(a & b) / total if total else 1.0
+    return float(2 * np.count_nonzero(a & b) / total) if total else 1.0
 
 
 def assd(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) -> float:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from synthmr.run import LoadedRun
 
 INTENSITIES = ("scanner", "normalized")
+
+#: the word that stands for an empty lesion mask
+NO_LESION = "none"
 
 #: intensity -> what a voxel's value means, for the sidecar
 UNITS = {
@@ -53,7 +56,10 @@ class Summary:
 
 def output_path(out: Path, case: str, contrast: str) -> Path:
     """Where a cohort's result goes."""
-    return out / f"{case}_desc-synth_{contrast}.nii.gz"
+    what, _, source = contrast.partition("-")
+    if source:  # a map of a method: attention-T1w, fusion-T2w
+        return out / f"{case}_desc-{what}_{source}.nii.gz"
+    return out / f"{case}_desc-synth_{'dseg' if contrast == SEGMENTATION else contrast}.nii.gz"
 
 
 def synthesize_files(
@@ -64,6 +70,8 @@ def synthesize_files(
     intensity: str = "scanner",
     settings: InferSettings | None = None,
     overwrite: bool = False,
+    extras: Sequence[str] = (),
+    lesion: Path | None = None,
 ) -> list[Path]:
     """Synthesise from single files.
 
@@ -75,9 +83,11 @@ def synthesize_files(
         intensity: scanner or normalized.
         settings: how to predict.
         overwrite: replace what is there. Without it a result that is done already is left as it is.
+        extras: maps to write too, of ``spec.extras``; their names are put before the suffix.
+        lesion: for runs that read a lesion mask: the mask, or the path ``none`` for no lesion.
 
     Returns:
-        The images, one a target.
+        The images, one a target, then the maps.
 
     Raises:
         UsageError: a contrast too many or too few, an output that is an input or exists, or an unknown word.
@@ -99,7 +109,10 @@ def synthesize_files(
     if len(config.targets) > 1:
         suffix = output.name[len(stem(output)) :]
         outputs = {name: output.with_name(f"{stem(output)}_{name}{suffix}") for name in config.targets}
-    job = _Job(run, intensity, settings or InferSettings(), overwrite)
+    job = _Job(run, intensity, settings or InferSettings(), overwrite, extras, lesion)
+    case = job.with_lesion(case)
+    suffix = output.name[len(stem(output)) :]
+    outputs |= {label: output.with_name(f"{stem(output)}_{label}{suffix}") for label in job.labels(case)}
     job.check_outputs(case, outputs)
     if not job.is_done(case, outputs):
         job.synthesize(case, outputs)
@@ -113,6 +126,8 @@ def synthesize_cohort(
     intensity: str = "scanner",
     settings: InferSettings | None = None,
     overwrite: bool = False,
+    extras: Sequence[str] = (),
+    lesion: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Summary:
     """Synthesise every case of a cohort; a case that fails does not stop the others.
@@ -125,19 +140,24 @@ def synthesize_cohort(
         settings: how to predict.
         overwrite: make everything again. Without it, results that are done are skipped, and a file that is in the way
             of another result fails the case.
+        extras: maps to write too, of ``spec.extras``.
+        lesion: for runs that read a lesion mask: one mask for all cases instead of their own, or the path ``none``.
         progress: called as ``progress(done, total, case)``.
 
     Raises:
         UsageError: an unknown word, or an output that is an input.
         DataError: ``out`` cannot be written to.
     """
-    job = _Job(run, intensity, settings or InferSettings(), overwrite)
-    plans = {case.name: {name: output_path(out, case.name, name) for name in run.config.targets} for case in cohort.cases}
-    for case in cohort.cases:
+    job = _Job(run, intensity, settings or InferSettings(), overwrite, extras, lesion)
+    cases = [job.with_lesion(case) for case in cohort.cases]
+    plans = {
+        case.name: {name: output_path(out, case.name, name) for name in (*run.config.targets, *job.labels(case))} for case in cases
+    }
+    for case in cases:
         job.check_outputs(case, plans[case.name])
     _make_folder(out)
     done, skipped, failed, notes = [], [], {}, {}
-    for number, case in enumerate(cohort.cases):
+    for number, case in enumerate(cases):
         if progress is not None:
             progress(number, len(cohort.cases), case.name)
         try:
@@ -175,9 +195,25 @@ def _make_folder(out: Path) -> None:
 class _Job:
     """What all cases of one call share."""
 
-    def __init__(self, run: LoadedRun, intensity: str, settings: InferSettings, overwrite: bool) -> None:
+    def __init__(
+        self,
+        run: LoadedRun,
+        intensity: str,
+        settings: InferSettings,
+        overwrite: bool,
+        extras: Sequence[str] = (),
+        lesion: Path | None = None,
+    ) -> None:
+        from synthmr.infer.extras import check_extras
         from synthmr.methods.contract import NeuralMethod
 
+        check_extras(run.method, extras)
+        if lesion is not None and SEGMENTATION not in run.method.needs:
+            raise UsageError(
+                f"this run of {run.method.spec.name} reads no lesion mask; train milr with --set options.lesion_mask=true for one."
+            )
+        self.extras, self.lesion = tuple(extras), lesion
+        self.plane = settings.plane or run.config.prepare.plane
         if intensity not in INTENSITIES:
             raise UsageError(f"unknown intensity {intensity!r}: {did_you_mean(intensity, INTENSITIES)}")
         self.run, self.intensity, self.settings, self.overwrite = run, intensity, settings, overwrite
@@ -186,6 +222,19 @@ class _Job:
         self.precision = resolve_precision(settings.precision, settings.channels_last, self.device)
         if isinstance(run.method, NeuralMethod):
             run.method.to(self.device)
+
+    def with_lesion(self, case: Case) -> Case:
+        """The case with the lesion mask of this call instead of its own; ``none`` takes it away."""
+        if self.lesion is None:
+            return case
+        return replace(case, segmentation=None if str(self.lesion) == NO_LESION else self.lesion)
+
+    def labels(self, case: Case) -> tuple[str, ...]:
+        """What the maps of a case are called."""
+        from synthmr.infer.extras import labels_of
+
+        given = [name for name in self.run.config.sources if name in case.images]
+        return tuple(label for name in self.extras for label in labels_of(name, given))
 
     def inputs(self, case: Case) -> dict[str, Path]:
         """The files of a case that go in: its sources, then the mask and, for methods that need it, the segmentation.
@@ -199,8 +248,14 @@ class _Job:
         files = {name: case.image(name) for name in names}
         if case.mask is not None:
             files[MASK] = case.mask
-        if SEGMENTATION in self.run.method.needs and case.segmentation is not None:
-            files[SEGMENTATION] = case.segmentation
+        if SEGMENTATION in self.run.method.needs:
+            if case.segmentation is not None:
+                files[SEGMENTATION] = case.segmentation
+            elif self.lesion is None:
+                raise DataError(
+                    f"case {case.name} has no segmentation, which this run reads as its lesion mask; give --lesion-mask FILE, or"
+                    " --lesion-mask none for a brain without lesion."
+                )
         return files
 
     def check_outputs(self, case: Case, outputs: Mapping[str, Path]) -> None:
@@ -250,22 +305,48 @@ class _Job:
         Raises:
             DataError: an input cannot be used, the prediction is not finite, or an output cannot be written.
         """
-        from synthmr.prepare.case import load_case, prepare_images
+        from synthmr.prepare.case import load_case, prepare_images, restore
 
         config = self.run.config
         files = self.inputs(case)
         names = [name for name in files if name not in (MASK, SEGMENTATION)]
         volumes, mask, labels = load_case(case, names, SEGMENTATION in files)
+        if SEGMENTATION in self.run.method.needs and labels is None:
+            labels = replace(volumes[names[0]], array=np.zeros_like(volumes[names[0]].array))
         prepared = prepare_images(volumes, config.prepare, config.targets, mask, labels, self.run.landmarks, case.name)
-        predicted = predict_case(
-            self.run.method, prepared, tuple(outputs), config.prepare.plane, self.settings, self.run.target_normalizers
-        )
+        targets = tuple(name for name in outputs if name in config.targets)
+        predicted = predict_case(self.run.method, prepared, targets, self.plane, self.settings, self.run.target_normalizers)
+        maps = self._maps(prepared)
         like = volumes[names[0]]
         notes = _notes(volumes, prepared)
         for contrast, path in outputs.items():
-            array = to_disk_units(predicted[contrast], prepared, self.run.target_normalizers[contrast], self.intensity)
+            if contrast in predicted:
+                array = to_disk_units(predicted[contrast], prepared, self.run.target_normalizers[contrast], self.intensity)
+            else:
+                array = restore(maps[contrast], prepared)
             self._write(path, array, like, case, contrast, files, notes)
         return notes
+
+    def _maps(self, prepared: PreparedCase) -> dict[str, np.ndarray]:
+        """The maps that were asked for: label -> ``(X, Y, Z)`` on the prepared grid, a segmentation in BraTS labels."""
+        from synthmr.evaluate.segmentation import keep_largest_tumour
+        from synthmr.infer.extras import predict_extra
+        from synthmr.methods.parts.tumour import to_brats
+
+        found: dict[str, np.ndarray] = {}
+        for name in self.extras:
+            found |= predict_extra(self.run.method, prepared, name, self.plane, self.settings, self.run.target_normalizers)
+        if SEGMENTATION in found:
+            found[SEGMENTATION] = to_brats(keep_largest_tumour(found[SEGMENTATION]))
+        return found
+
+    def _units(self, contrast: str) -> dict[str, Any]:
+        """What a voxel's value means, for the sidecar."""
+        if contrast == SEGMENTATION:
+            return {"units": "labels: 1 necrosis and non-enhancing, 2 edema, 4 enhancing; largest component of the whole tumour"}
+        if contrast not in self.run.target_normalizers:
+            return {"units": "a share between 0 and 1; the shares of all sources add up to 1 inside the brain"}
+        return {"units": UNITS[self.intensity], "target_normalizer": dict(self.run.target_normalizers[contrast])}
 
     def _write(
         self,
@@ -296,15 +377,15 @@ class _Job:
             intensity=self.intensity,
             settings={
                 "inference": _plain(asdict(self.settings)),
-                "units": UNITS[self.intensity],
-                "target_normalizer": dict(self.run.target_normalizers[contrast]),
+                **self._units(contrast),
                 "computed_with": {"precision": self.precision.name, "device": str(self.device)},
                 "notes": list(notes),
             },
         )
         with atomic(path) as temporary:
             try:
-                save(temporary, array, like, description(method, contrast, self.run.hash))
+                dtype = "uint8" if contrast == SEGMENTATION else "float32"
+                save(temporary, array, like, description(method, contrast, self.run.hash), dtype)
             except DataError as error:
                 raise DataError(str(error).replace(str(temporary), str(path))) from None
             # the sidecar first, the image by the rename that ends this block: a sidecar whose image is missing or

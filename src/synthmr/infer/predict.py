@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from synthmr.batch import Batch
-from synthmr.case import PreparedCase, slice_major
+from synthmr.case import PreparedCase, plane_axis, slice_major
 from synthmr.errors import DataError, UsageError, did_you_mean
 from synthmr.infer.fold import folded
 from synthmr.infer.precision import PRECISIONS, SWITCHES, Precision, resolve_precision
@@ -47,6 +47,7 @@ class InferSettings:
         channels_last: auto, on or off.
         tight: show the network a window around the brain of each slice, not the whole box: on, off or auto (unless it
             works with statistics of the whole slice). Patches are always cut from the whole box.
+        plane: axial, coronal or sagittal: another view than the one the run was trained on (MILR, Section VI-I); empty: the same.
 
     Raises:
         UsageError: an unknown word, or a number that makes no sense.
@@ -60,11 +61,14 @@ class InferSettings:
     precision: str = "auto"
     channels_last: str = "auto"
     tight: str = "auto"
+    plane: str = ""
 
     def __post_init__(self) -> None:
         for key, allowed in _WORDS.items():
             if getattr(self, key) not in allowed:
                 raise UsageError(f"{key}={getattr(self, key)!r}: {did_you_mean(str(getattr(self, key)), allowed)}")
+        if self.plane:
+            plane_axis(self.plane)
         if not 0 <= self.overlap < 1 or min(self.patch) < 1 or self.batch < 0:
             raise UsageError(
                 f"patch={self.patch}, overlap={self.overlap:g}, batch={self.batch}: a patch has at least 1 pixel, an overlap is in"

@@ -154,16 +154,25 @@ class NeuralMethod(nn.Module):
         """Predict ``wanted`` (default: all targets) from the sources in ``batch``: contrast -> ``(B, 1, H, W)``."""
         raise TypeError(f"{type(self).__name__} must define forward(batch, wanted)")
 
-    def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
-        """A map that the method can give beside the images (one of ``spec.extras``): label -> ``(B, K, H, W)`` float32.
-
-        K is 1, or for ``segmentation`` the number of classes, whose probabilities these are.
+    def check_extra(self, name: str) -> None:
+        """Check that this very network can give a map.
 
         Raises:
-            UsageError: this run cannot give it.
+            UsageError: it cannot.
         """
-        known = ", ".join(self.spec.extras) or "none"
-        raise UsageError(f"{self.spec.name} gives no {name} map; it gives {known}.")
+        if name not in self.spec.extras:
+            raise UsageError(f"{self.spec.name} gives no map {name!r}; it gives {', '.join(self.spec.extras) or 'none'}.")
+
+    def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
+        """A map that the method can give beside the images: ``(B, 1, H, W)`` float32 a source, under ``name-source``.
+
+        ``segmentation`` is one entry of that name, ``(B, classes, H, W)`` probabilities.
+
+        Raises:
+            UsageError: this network cannot give it.
+        """
+        self.check_extra(name)
+        raise TypeError(f"{type(self).__name__} names {name} in spec.extras and must define extra(batch, name)")
 
 
 class FittedMethod:

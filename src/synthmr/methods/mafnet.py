@@ -311,6 +311,18 @@ class MafNet(NeuralMethod):
         """In the joint stage the last weights are the ones to keep."""
         return bool(self.segments)
 
+    def check_extra(self, name: str) -> None:
+        """No attention without its block, no segmentation without one to learn from.
+
+        Raises:
+            UsageError: this run cannot give the map.
+        """
+        super().check_extra(name)
+        if name == "attention" and self.options.fusion != "maf":
+            raise UsageError(f"this run of mafnet has no attention (options.fusion={self.options.fusion}).")
+        if name == "segmentation" and not bool(self.segments):
+            raise UsageError("this run of mafnet was trained without segmentations, so it gives none; train it on cases with them.")
+
     # --- losses
 
     def contrast(self, generated: Tensor, compared: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -383,23 +395,14 @@ class MafNet(NeuralMethod):
         return {name: image.float() for name in targets}
 
     def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
-        """``attention``: the weight of every source at every place. ``segmentation``: probabilities of the four classes.
-
-        Raises:
-            UsageError: this run has no attention, or no trained U-Net.
-        """
+        """``attention``: the weight of every source at every place. ``segmentation``: probabilities of the four classes."""
+        self.check_extra(name)
         sources, _ = check_wanted(self, batch, None)
         images = [batch.images[each] for each in sources]
-        if name == "attention":
-            _, weights = self.generator.fuse(self.generator.encode(images)[0])
-            if weights is None:
-                raise UsageError(f"this run of mafnet has no attention (options.fusion={self.options.fusion}).")
-            large = F.interpolate(weights, size=images[0].shape[2:], mode="bilinear", align_corners=False)
-            return {f"attention-{source}": large[:, n : n + 1] for n, source in enumerate(sources)}
         if name == "segmentation":
-            if not bool(self.segments):
-                raise UsageError(
-                    "this run of mafnet was trained without segmentations, so it gives none; train it on cases that have them."
-                )
             return {name: self.segment(batch, self.generator(images)[0]).softmax(dim=1)}
-        return super().extra(batch, name)
+        _, weights = self.generator.fuse(self.generator.encode(images)[0])
+        if weights is None:
+            raise UsageError("this run of mafnet has no attention.")
+        large = F.interpolate(weights, size=images[0].shape[2:], mode="bilinear", align_corners=False)
+        return {f"attention-{source}": large[:, n : n + 1] for n, source in enumerate(sources)}

@@ -280,6 +280,13 @@ class Milr(NeuralMethod):
         """Encoders and decoders, but for those that are frozen."""
         return {"G": [param for param in self.parameters() if param.requires_grad]}
 
+    @property
+    def learning(self) -> tuple[str, ...]:
+        """The targets whose costs reach a parameter that learns: all, unless every encoder is frozen."""
+        if any(name not in self.options.frozen for name in self.sources):
+            return self.targets
+        return tuple(name for name in self.targets if name not in self.options.frozen)
+
     # --- encoding
 
     def encode(self, batch: Batch, names: Sequence[str]) -> list[Tensor]:
@@ -328,21 +335,22 @@ class Milr(NeuralMethod):
         options = self.options
         present = [batch.present[name].to(batch.images[name].device) for name in self.sources]
         latents = self.encode(batch, self.sources)
-        truth = {name: batch.images[name] for name in self.targets}
+        targets = self.learning
+        truth = {name: batch.images[name] for name in targets}
         costs: dict[str, Tensor] = {}
         if options.c1:
             # Eq. 2: the sum over sources of the mean over targets
             costs["c1"] = torch.stack(
                 [
-                    absolute_error(image, truth[name], flag) / len(self.targets)
+                    absolute_error(image, truth[name], flag) / len(targets)
                     for z, flag in zip(latents, present, strict=True)
-                    for name, image in self.decode([z], [torch.ones_like(flag)], self.targets).items()
+                    for name, image in self.decode([z], [torch.ones_like(flag)], targets).items()
                 ]
             ).sum()
         if options.c2 and len(latents) > 1:
             costs["c2"] = disagreement(latents, present)
         if options.c3:
-            fused = self.decode(latents, present, self.targets)
+            fused = self.decode(latents, present, targets)
             costs["c3"] = torch.stack([F.l1_loss(image, truth[name]) for name, image in fused.items()]).mean()
         weights = {"c1": options.c1, "c2": options.c2, "c3": options.c3}
         update("G", torch.stack([weights[name] * cost for name, cost in costs.items()]).sum())
@@ -367,12 +375,19 @@ class Milr(NeuralMethod):
             raise UsageError(f"a sample has none of the sources {', '.join(self.sources)}; give it at least one.")
         return present
 
-    def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
-        """``fusion`` (Fig. 7): for each source the share of latent channels that max fusion takes from it, ``(B, 1, H, W)``."""
-        if name != "fusion":
-            return super().extra(batch, name)
+    def check_extra(self, name: str) -> None:
+        """Only the maximum takes one source before the others.
+
+        Raises:
+            UsageError: this run cannot give the map.
+        """
+        super().check_extra(name)
         if self.options.fusion != "max":
             raise UsageError(f"this run of milr fuses by {self.options.fusion}, which takes no source before others.")
+
+    def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
+        """``fusion`` (Fig. 7): for each source the share of latent channels that max fusion takes from it, ``(B, 1, H, W)``."""
+        self.check_extra(name)
         sources, _ = check_wanted(self, batch, None)
         present = self._present(batch, sources)
         there = torch.stack(present)[:, :, None, None, None]

@@ -23,6 +23,7 @@ METHODS: Mapping[str, str] = {
     "disentangled": "synthmr.methods.disentangled:Disentangled",
     "cut": "synthmr.methods.cut:Cut",
     "mafnet": "synthmr.methods.mafnet:MafNet",
+    "imt": "synthmr.methods.imt:Imt",
 }
 
 

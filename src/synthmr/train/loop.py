@@ -22,8 +22,9 @@ from synthmr.data.store import Store
 from synthmr.errors import DataError, RunError, SynthmrError, UsageError
 from synthmr.infer.precision import Precision, resolve_precision
 from synthmr.methods.contract import FittedMethod, is_paired
-from synthmr.run import WEIGHTS, RunFolder, build_method, refuse_used, run_hash
+from synthmr.run import WEIGHTS, LoadedRun, RunFolder, build_method, refuse_used, run_hash
 from synthmr.train.checkpoint import State, load_last, save_best, save_last
+from synthmr.train.extend import adopt, inherit
 from synthmr.train.info import run_info
 from synthmr.train.log import Board, Progress, Silent, require_tensorboard
 from synthmr.train.result import TrainResult, peak_gb
@@ -44,6 +45,7 @@ def train(
     resume: bool = False,
     runtime: Runtime | None = None,
     progress: Progress | None = None,
+    extends: LoadedRun | None = None,
 ) -> TrainResult:
     """Train a method and write its run folder.
 
@@ -55,6 +57,7 @@ def train(
         resume: continue from the last checkpoint.
         runtime: devices and processes.
         progress: told of every step; only in the first of several processes.
+        extends: a run whose weights this one starts from; see `synthmr.train.extend`.
 
     Returns:
         The same in every process, but for its own memory.
@@ -80,11 +83,13 @@ def train(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
         method = build_method(config)
+        if extends is not None:
+            adopt(method, extends)
         told: Progress = Silent() if progress is None or runtime.worker else progress
         if isinstance(method, FittedMethod):
             return _fit(method, config, store, split, out, resume, told)
         try:
-            return _Training(method, config, store, split, out, resume, runtime, told).run()
+            return _Training(method, config, store, split, out, resume, runtime, told, extends).run()
         except RuntimeError as error:
             if runtime.worker:
                 raise DataError(f"a training process stopped since the first one did, whose message says why ({error}).") from error
@@ -174,7 +179,9 @@ class _Training:
         resume: bool,
         runtime: Runtime,
         progress: Progress,
+        extends: LoadedRun | None = None,
     ) -> None:
+        self.extends = extends
         self.config, self.store, self.split, self.out, self.progress = config, store, split, out, progress
         notes = method.check_data(_labels(method, store, split))
         check_groups(method, method.groups())
@@ -221,6 +228,8 @@ class _Training:
             counts = {name: sum(param.numel() for param in params) for name, params in self.groups.items()}
             if self.main:
                 info = run_info(self.config, self.store, self.split, counts, self.precision, self.fabric.world_size)
+                if self.extends is not None:
+                    info = inherit(info, self.extends)
                 RunFolder.create(self.out, self.config, self.split, info)
             self.fabric.barrier()
             return

@@ -1,0 +1,102 @@
+"""New contrasts for a trained run: the old encoders and decoders stay as they are, to the bit (MILR, Section VI-E).
+
+A run is extended into a new folder. Its configuration names the old and the new contrasts, and the old ones as frozen; its weights
+start from the old run's; what the old run's outputs mean in scanner units is kept, whatever the new data are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from synthmr.config import RunConfig, to_dict
+from synthmr.data.store import Store
+from synthmr.errors import RunError, UsageError
+from synthmr.methods.configure import BUDGETS, build_config
+from synthmr.prepare.normalize import value_range
+
+if TYPE_CHECKING:
+    from synthmr.run import LoadedRun
+
+
+def extended_config(
+    run: LoadedRun,
+    add_sources: Sequence[str],
+    add_targets: Sequence[str],
+    settings: Sequence[str] = (),
+    budget: Mapping[str, float] | None = None,
+    seed: int | None = None,
+) -> RunConfig:
+    """The configuration of a run with more contrasts.
+
+    Args:
+        run: trained.
+        add_sources: canonical names of new sources.
+        add_targets: canonical names of new targets.
+        settings: ``key=value`` words, of training alone.
+        budget: one of steps, epochs, minutes; default: the old run's.
+        seed: default: the old run's.
+
+    Raises:
+        UsageError: the method cannot be extended, nothing is added, a contrast is there already, or a word that is not of training.
+    """
+    method, old = type(run.method), run.config
+    if not hasattr(old.options, "frozen"):
+        raise UsageError(
+            f"{old.method} has its contrasts built in when it is trained; train it anew, or use milr, which can be extended."
+        )
+    added = [*add_sources, *add_targets]
+    if not added:
+        raise UsageError("nothing to add: give --add-target or --add-source.")
+    for name in added:
+        if name in (*old.sources, *old.targets):
+            raise UsageError(f"{name} is a contrast of this run already; add another one.")
+    wrong = [word for word in settings if word.partition("=")[0].partition(".")[0] in ("prepare", "options")]
+    if wrong:
+        raise UsageError(f"--set {wrong[0]}: preparation and network are the old run's; --set train.*, sample.* or augment.* here.")
+    data: dict[str, Any] = to_dict(old)
+    data["options"]["frozen"] = [*old.sources, *old.targets]
+    kept = {key: data[key] for key in ("prepare", "sample", "augment", "train", "options", "seed")}
+    if not budget and not any(word.partition("=")[0].removeprefix("train.") in BUDGETS for word in settings):
+        budget = {key: data["train"][key] for key in BUDGETS if data["train"][key]}
+    if seed is not None:
+        kept["seed"] = seed
+    sources, targets = (*old.sources, *add_sources), (*old.targets, *add_targets)
+    config = build_config(method, old.preset, kept, settings, sources, targets, seed=seed, budget=budget, value_range=value_range)
+    return dataclasses.replace(config, options=dataclasses.replace(config.options, frozen=(*old.sources, *old.targets)))
+
+
+def check_landmarks(run: LoadedRun, store: Store) -> None:
+    """Check that the new data are normalised as the old ones were.
+
+    Raises:
+        UsageError: nyul landmarks, which are learnt from the training cases, differ.
+    """
+    for name, marks in run.landmarks.items():
+        if dict(store.landmarks).get(name) != marks:
+            raise UsageError(
+                f"the run learnt the nyul scale of {name} from its own training cases, and these data give another; extend it on"
+                " the data and split it was trained with."
+            )
+
+
+def adopt(method: Any, run: LoadedRun) -> None:
+    """Give a method with more contrasts the weights of the run it extends.
+
+    Raises:
+        RunError: the run's weights do not fit.
+    """
+    state = run.method.state_dict()
+    own = method.state_dict()
+    unknown = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
+    if unknown:
+        raise RunError(f"the weights of {run.folder.path} do not fit the extended network: {unknown[0]}; the run is damaged.")
+    method.load_state_dict({**own, **state})
+
+
+def inherit(info: Mapping[str, Any], run: LoadedRun) -> dict[str, Any]:
+    """The record of a run that extends another: what its old outputs mean stays what it was."""
+    normalizers = {**info["target_normalizers"], **run.target_normalizers}
+    landmarks = {**info["landmarks"], **run.landmarks}
+    return {**info, "target_normalizers": normalizers, "landmarks": landmarks, "extends": run.hash}
