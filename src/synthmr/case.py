@@ -163,3 +163,9 @@ class PreparedCase:
     affine: np.ndarray
     history: tuple[dict[str, Any], ...] = ()
     normalizers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel edge lengths in millimetres, in array axis order."""
+        x, y, z = np.sqrt((np.asarray(self.affine)[:3, :3] ** 2).sum(axis=0)).tolist()
+        return (x, y, z)

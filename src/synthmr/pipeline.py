@@ -8,7 +8,7 @@ Imports are inside the functions, so that asking for one stage does not load the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -350,15 +350,20 @@ def evaluate(
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """A prepared case with its truth and every run's prediction of one target, ``(X, Y, Z)`` normalised."""
+    """A prepared case with its truth and every run's prediction of one target, ``(X, Y, Z)`` normalised.
+
+    ``segmentations`` holds, for the runs that segment tumours, (predicted, true) classes ``(X, Y, Z)``.
+    """
 
     prepared: PreparedCase
     target: str
     images: Mapping[str, np.ndarray]
+    segmentations: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def rows(self, protocols: Sequence[Protocol]) -> list[dict[str, Any]]:
         """Score every prediction under every protocol."""
         from synthmr.evaluate.protocols import score, score_input
+        from synthmr.evaluate.segmentation import score_segmentation, segmentation_rows
         from synthmr.evaluate.table import score_rows
 
         found: list[dict[str, Any]] = []
@@ -366,6 +371,9 @@ class Predicted:
             scored = score_input(image, self.prepared, self.target)
             for protocol in protocols:
                 found += score_rows(self.prepared.name, method, self.target, protocol.name, score(scored, protocol))
+        for method, (predicted, truth) in self.segmentations.items():
+            scores = score_segmentation(predicted, truth, self.prepared.spacing)
+            found += segmentation_rows(self.prepared.name, method, scores)
         return found
 
 
@@ -385,6 +393,7 @@ def predictions(
             would not compare.
         DataError: a case that cannot be prepared, or that lacks the truth.
     """
+    from synthmr.infer.extras import segments, tumour_classes
     from synthmr.infer.precision import best_device
     from synthmr.infer.predict import predict_case
     from synthmr.methods.contract import NeuralMethod
@@ -406,6 +415,7 @@ def predictions(
     for done, case in enumerate(cases, start=1):
         prepared: dict[str, PreparedCase] = {}
         images: dict[str, dict[str, np.ndarray]] = {target: {} for target in first.config.targets}
+        segmented: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for name, run in loaded.items():
             config = run.config
             key = config_hash([config.prepare, config.sources, run.landmarks])
@@ -416,13 +426,15 @@ def predictions(
             plane = (settings.plane if settings is not None else "") or config.prepare.plane
             for target, image in predict_case(run.method, prepared[key], None, plane, settings).items():
                 images[target][name] = image
+            if segments(run.method) and prepared[key].segmentation is not None:
+                segmented[name] = tumour_classes(run.method, prepared[key], plane, settings)
         shapes = {each.mask.shape for each in prepared.values()}
         if len(shapes) > 1:
             raise UsageError(
                 f"the runs see case {case.name} on different boxes, so one table cannot hold them; evaluate them apart."
             )
-        for target, predicted in images.items():
-            yield Predicted(next(iter(prepared.values())), target, predicted)
+        for number, (target, predicted) in enumerate(images.items()):
+            yield Predicted(next(iter(prepared.values())), target, predicted, segmented if number == 0 else {})
         if progress is not None:
             progress(done, len(cases), case.name)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from synthmr.batch import Batch
 from synthmr.case import PreparedCase
-from synthmr.errors import UsageError, did_you_mean
+from synthmr.errors import DataError, UsageError, did_you_mean
 from synthmr.infer.predict import InferSettings, predict_case
 from synthmr.methods.contract import NeuralMethod
 from synthmr.methods.parts.tumour import CLASSES
@@ -98,3 +98,30 @@ def predict_extra(
         return maps
     classes = np.stack([maps[label] for label in labels]).argmax(axis=0).astype(np.int8)
     return {name: np.where(prepared.mask, classes, np.int8(0))}
+
+
+def segments(method: Any) -> bool:
+    """Whether a run gives a tumour segmentation."""
+    try:
+        check_extras(method, [SEGMENTATION])
+    except UsageError:
+        return False
+    return True
+
+
+def tumour_classes(
+    method: NeuralMethod, prepared: PreparedCase, plane: str = "axial", settings: InferSettings | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(predicted, true) tumour classes ``(X, Y, Z)`` of a case with a segmentation.
+
+    The prediction keeps the largest component of the whole tumour alone, as MAF-Net does.
+
+    Raises:
+        DataError: the case has no segmentation.
+    """
+    from synthmr.evaluate.segmentation import keep_largest_tumour, to_classes
+
+    if prepared.segmentation is None:
+        raise DataError(f"case {prepared.name} has no segmentation to score against.")
+    predicted = keep_largest_tumour(predict_extra(method, prepared, SEGMENTATION, plane, settings)[SEGMENTATION])
+    return predicted, to_classes(prepared.segmentation, getattr(method, "label_convention", "auto"))

@@ -320,7 +320,7 @@ class Disentangled(NeuralMethod):
 
     spec: ClassVar[Spec] = Spec(
         name="disentangled",
-        title="shared and specific encoders, local adaptive fusion, AdaIN decoder, GAN",
+        title="disentangled synthesis: shared and specific encoders, local adaptive fusion, AdaIN decoder",
         paper="Fei et al., Medical Physics 2021",
         doi="10.1002/mp.14929",
         sources=(1, 8),

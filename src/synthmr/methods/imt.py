@@ -43,7 +43,7 @@ sources with a Huber loss on the image, and so does ``sgan``: ``pixel_loss=huber
 Its delta is not given; 1 in units of [-1, 1], where most errors lie in the quadratic part; ``huber_delta`` changes it.
 
 Sizes that 2^levels does not divide are padded on the far sides with their border pixels, inside G, and the output is cropped back.
-With one source, one target and 64 filters G has 54,407,809 parameters, as pix2pix's PyTorch version, and D 2,764,737.
+With one source, one target and 64 filters G has 54,407,809 parameters, as pix2pix's PyTorch version, and D 2,765,505.
 """
 
 from __future__ import annotations
@@ -164,9 +164,10 @@ class Generator(nn.Module):
 
         self.encoder = nn.ModuleList()
         for level, (fan_in, fan_out) in enumerate(pairwise([inputs, *widths])):
-            normed = 0 < level < options.levels - 1
-            norm = [make_norm(options.norm, fan_out)] if normed else []
-            self.encoder.append(nn.Sequential(nn.Conv2d(fan_in, fan_out, 4, 2, 1, bias=False), *norm, leaky()))
+            outermost, innermost = level == 0, level == options.levels - 1
+            norm = [] if outermost or innermost else [make_norm(options.norm, fan_out)]
+            activation = [] if innermost else [leaky()]  # the decoder's ReLU comes next, to which a leaky one makes no difference
+            self.encoder.append(nn.Sequential(nn.Conv2d(fan_in, fan_out, 4, 2, 1, bias=False), *norm, *activation))
 
         self.decoder = nn.ModuleList()
         for level, (fan_in, fan_out) in enumerate(pairwise(widths[::-1])):

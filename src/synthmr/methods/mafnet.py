@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthmr.batch import Batch
-from synthmr.errors import UsageError, did_you_mean
+from synthmr.errors import DataError, UsageError, did_you_mean
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 from synthmr.methods.parts.blocks import init_normal
 from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_loss
@@ -50,6 +50,7 @@ from synthmr.methods.parts.tumour import CLASSES, CONVENTIONS, convention_of, to
 FUSIONS = ("maf", "mean", "single")
 JOINT = ("auto", "true", "false")
 SEGMENTER_INPUTS = ("synthetic", "sources")
+NO_LABELS = -1  # in place of a label convention: there are no tumour labels to learn from
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -260,7 +261,7 @@ class MafNet(NeuralMethod):
 
     #: whether the segmentation is trained; a buffer, so that it is saved with the weights
     segments: Tensor
-    #: index in `CONVENTIONS` of what the training data's labels mean
+    #: index in `CONVENTIONS` of what the training data's labels mean, or `NO_LABELS`
     convention: Tensor
 
     def __init__(self, options: MafNetOptions, sources: Sequence[str], targets: Sequence[str]) -> None:
@@ -278,23 +279,26 @@ class MafNet(NeuralMethod):
         self.register_buffer("convention", torch.tensor(list(CONVENTIONS).index(first)))
 
     def check_data(self, labels: Iterable[int] | None) -> list[str]:
-        """Fall back to synthesis alone where there are no segmentations, and say so.
+        """Fall back to synthesis alone where there are no tumour segmentations, and say so.
 
         Raises:
-            UsageError: ``joint=true`` without segmentations.
+            UsageError: ``joint=true`` without tumour segmentations.
         """
-        if not self.options.segmenter:
+        options = self.options
+        if not options.segmenter:
             return []
+        problem = "not every training case has a segmentation"
         if labels is not None:
-            found = convention_of(labels) if self.options.labels == "auto" else self.options.labels
-            self.convention.fill_(list(CONVENTIONS).index(found))
-            return []
-        if self.options.joint == "true":
-            raise UsageError(
-                "options.joint=true needs a segmentation with every training case, and some have none; add them, or use"
-                " options.joint=auto, which then trains the synthesis alone."
-            )
-        return ["not every training case has a segmentation: mafnet trains its synthesis alone, without the tumour U-Net."]
+            try:
+                found = convention_of(labels) if options.labels == "auto" else options.labels
+                self.convention.fill_(list(CONVENTIONS).index(found))
+                return []
+            except DataError as error:
+                problem = str(error).rstrip(".")
+        self.convention.fill_(NO_LABELS)
+        if options.joint == "true":
+            raise UsageError(f"options.joint=true, but {problem}; options.joint=auto trains the synthesis alone.")
+        return [f"{problem}: mafnet trains its synthesis alone, without the tumour U-Net."]
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """G with the heads H, D, and S, the tumour U-Net."""
@@ -310,6 +314,11 @@ class MafNet(NeuralMethod):
     def keeps_last(self) -> bool:
         """In the joint stage the last weights are the ones to keep."""
         return bool(self.segments)
+
+    @property
+    def label_convention(self) -> str:
+        """What the training data's labels mean: a key of `parts.tumour.CONVENTIONS`."""
+        return list(CONVENTIONS)[int(self.convention)]
 
     def check_extra(self, name: str) -> None:
         """No attention without its block, no segmentation without one to learn from.
@@ -370,15 +379,15 @@ class MafNet(NeuralMethod):
             losses["G_idt"] = options.identity_weight * self.contrast(same, maps)
         synthesis = torch.stack(list(losses.values())).sum()
         logs = {"D": d_loss.detach(), **{name: loss.detach() for name, loss in losses.items()}}
-        if self.segmenter is None or batch.segmentation is None or self.progress < options.alone:
+        alone = self.progress < options.alone or int(self.convention) == NO_LABELS
+        if self.segmenter is None or batch.segmentation is None or alone:
             update("G", synthesis)
             return logs
 
         self.segments.fill_(True)
         joint = options.joint != "false" and options.segmenter_input == "synthetic"
         scores = self.segment(batch, fake if joint else fake.detach())
-        convention = list(CONVENTIONS)[int(self.convention)]
-        loss = F.cross_entropy(scores, to_classes(batch.segmentation, convention)[:, 0])  # Eq. 5
+        loss = F.cross_entropy(scores, to_classes(batch.segmentation, self.label_convention)[:, 0])  # Eq. 5
         if joint:
             update(("G", "S"), options.synthesis_weight * synthesis + loss)  # Eq. 6
         else:
