@@ -14,7 +14,7 @@ from synthmr.batch import Batch
 from synthmr.errors import UsageError
 from synthmr.methods.configure import build_config
 from synthmr.methods.contract import is_paired
-from synthmr.methods.cyclegan import CycleGAN, CycleGANOptions, cycle_loss, identity_of_f, identity_of_g
+from synthmr.methods.cyclegan import SKIP_REACH, CycleGAN, CycleGANOptions, Generator, cycle_loss, identity_of_f, identity_of_g
 from synthmr.prepare.normalize import value_range
 from synthmr.train.schedule import learning_rate
 
@@ -127,6 +127,24 @@ def test_a_score_of_the_discriminator_sees_70_by_70_pixels() -> None:
     assert image.grad is not None
     rows = torch.nonzero(image.grad[0, 0].abs().sum(1)).flatten()
     assert len(rows) == int(rows[-1] - rows[0] + 1) == 70
+
+
+def test_with_skip_a_generator_starts_as_the_mean_of_its_input_and_can_leave_it() -> None:
+    x = make_batch().stack(SOURCES)
+    torch.manual_seed(0)
+    plain, added = (Generator(2, 1, 4, 1, skip=skip) for skip in (False, True))
+    # a skip alone is exactly the mean on the scale before the tanh; the layers begin by adding little to it
+    mean = torch.tanh(torch.atanh(SKIP_REACH * x).mean(1, keepdim=True))
+    with torch.no_grad():
+        assert float((added(x) - mean).abs().mean()) < 0.05 < float((plain(x) - mean).abs().mean())
+        assert bool(torch.isfinite(added(50 * x)).all()) and float(added(50 * x).abs().max()) <= 1
+    y = make_batch().images["FLAIR"]
+    identities = [float(make(skip=skip).step(make_batch(), Record())["G_identity"]) for skip in (False, True)]
+    assert identities[1] < 0.2 < identities[0]
+    assert float(identity_of_g(added, y, 2).detach()) < 0.1
+    assert count(added) == count(plain) + 2
+    added(x).mean().backward()
+    assert all(param.grad is not None and bool(param.grad.abs().max() > 0) for param in added.parameters() if param.ndim > 1)
 
 
 def test_the_paper_preset_is_the_papers() -> None:
@@ -273,7 +291,9 @@ def test_identity_of_f_is_a_source_on_its_own_channel() -> None:
 def test_with_one_source_both_identities_are_the_papers() -> None:
     x = make_batch().images["T1w"]
     network = Repeat(0.2)
-    assert float(identity_of_f(network, x, torch.zeros(3, dtype=torch.int64))) == pytest.approx(0.8 * float(x.abs().mean()), rel=1e-5)
+    assert float(identity_of_f(network, x, torch.zeros(3, dtype=torch.int64))) == pytest.approx(
+        0.8 * float(x.abs().mean()), rel=1e-5
+    )
     assert float(identity_of_g(network, x, 1)) == pytest.approx(0.8 * float(x.abs().mean()), rel=1e-5)
     method = make(("T1w",))
     logs = method.step(make_batch(("T1w",)), Record())
@@ -408,7 +428,7 @@ def test_forward_computes_g_alone() -> None:
     assert ran == {"", "g"} and out["FLAIR"].shape == (3, 1, 32, 40)
 
 
-def learn(method: CycleGAN, batch: Batch, steps: int) -> list[dict[str, Tensor]]:
+def learn(method: CycleGAN, batch: Batch, steps: int) -> None:
     groups = method.groups()
     optimizers = {name: torch.optim.Adam(params, 5e-3, (0.5, 0.999)) for name, params in groups.items()}
 
@@ -417,7 +437,8 @@ def learn(method: CycleGAN, batch: Batch, steps: int) -> list[dict[str, Tensor]]
         loss.backward(inputs=groups[group])
         optimizers[group].step()
 
-    return [method.step(batch, update) for _ in range(steps)]
+    for _ in range(steps):
+        method.step(batch, update)
 
 
 def test_pairs_with_l1_are_learnt() -> None:
@@ -425,8 +446,7 @@ def test_pairs_with_l1_are_learnt() -> None:
     a, b = (nn.functional.interpolate(torch.randn(2, 1, 4, 4, generator=generator), size=32, mode="bilinear") for _ in "ab")
     batch = Batch({"T1w": a.tanh(), "T2w": b.tanh(), "FLAIR": (1.5 * a * b - 0.5 * a).tanh()})
     method = make(l1_weight=50.0, identity_weight=0.0)
-    losses = [float(logs["G_l1"]) for logs in learn(method, batch, 30)]
+    learn(method, batch, 60)
     with torch.no_grad():
         error = float((method.eval()(batch.only(SOURCES))["FLAIR"] - batch.images["FLAIR"]).abs().mean())
-    print(error, losses[0])
-    assert error < 0.35 * losses[0]
+    assert error < 0.17  # over four seeds 0.09 to 0.13, and 0.24 to 0.40 without the L1 term

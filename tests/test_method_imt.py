@@ -470,7 +470,8 @@ def test_paper_preset_is_the_papers() -> None:
     assert found.options == ImtOptions()
     assert (found.options.filters, found.options.levels, found.options.dropout, found.options.l1_weight) == (64, 8, 0.5, 100)
     assert (found.train.optimizer, found.train.lr, found.train.beta1, found.train.epochs) == ("adam", 2e-4, 0.5, 600)
-    assert (found.sample.mode, found.sample.crop, found.sample.batch, found.sample.min_brain) == ("slices", (240, 240), 1, 0)
+    assert (found.sample.mode, found.sample.batch, found.sample.min_brain) == ("slices", 1, 0)
+    assert (found.sample.crop, found.sample.resize) == ((240, 240), (256, 256))
     assert found.prepare.normalizer == "minmax"
     assert {learning_rate(found.train, share, 10) for share in (0.0, 0.5, 0.99)} == {2e-4}
 

@@ -16,6 +16,7 @@ from synthmr.config import TrainConfig
 from synthmr.data.store import Store
 from synthmr.errors import DataError, UsageError
 from synthmr.infer.precision import Precision
+from synthmr.methods.contract import Spec
 from synthmr.train.runtime import Runtime, Updater
 from synthmr.train.schedule import Budget, learning_rate
 from synthmr.train.validate import MOST_DB, slice_figure, validate
@@ -116,6 +117,7 @@ def test_autocast_sees_the_weights_after_an_update(fabric: Any) -> None:
 class Shifted:
     """Knows the truth and gives it plus ``offset`` in the brain, plus 9 outside."""
 
+    spec = Spec(name="shifted", title="for tests")
     sources, targets = SOURCES, TARGETS
 
     def __init__(self, store: Store, case: str, offset: float) -> None:
@@ -133,13 +135,13 @@ class Shifted:
 @pytest.mark.parametrize(("offset", "score"), [(0.2, 20.0), (-0.02, 40.0), (0.0, MOST_DB)])
 def test_validation_score_in_closed_form(store: Store, offset: float, score: float) -> None:
     # range 2 (-1 to 1): 10 log10(4 / 0.2^2) = 20 dB, whatever is outside the brain
-    found = validate(Shifted(store, "d", offset), store, ["d"], CPU, Precision("32", False), 4)
+    found = validate(Shifted(store, "d", offset), store, ["d"], CPU, Precision("32", False))
     assert list(found) == ["d"] and found["d"] == pytest.approx(score, abs=1e-3)
 
 
 def test_validation_of_no_numbers(store: Store) -> None:
     with pytest.raises(DataError, match=r"case d, FLAIR: .*NaN"):
-        validate(Shifted(store, "d", math.nan), store, ["d"], CPU, Precision("32", True), 4)
+        validate(Shifted(store, "d", math.nan), store, ["d"], CPU, Precision("32", True))
 
 
 def test_picture(store: Store, tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_picture(store: Store, tmp_path: Path) -> None:
             images={name: image[[0, 2, 5]] for name, image in method.batch.images.items()},
             mask=method.batch.mask[[0, 2, 5]] if method.batch.mask is not None else None,
         )
-        slice_figure(method, store, "d", CPU, Precision("32", False), 4, path, "a title")
+        slice_figure(method, store, "d", CPU, Precision("32", False), None, path, "a title")
     exact, wrong = (imread(path)[..., :3] for path in paths)
     assert exact.shape == wrong.shape and exact.shape[1] > 2 * exact.shape[0]
     colourful = [float(np.ptp(image, axis=-1).max(axis=0).mean()) for image in (exact, wrong)]

@@ -227,23 +227,12 @@ def extend(
     if len(named) > 1:
         raise UsageError(f"--{' and --'.join(named)} were both given; give one.")
     console = _console(json)
-    with console.progress("prepare") as tick, console.training("extend") as live:
-        result = pipeline.extend(
-            run,
-            data,
-            out,
-            add_source,
-            add_target,
-            settings=settings or [],
-            budget=named,
-            seed=seed,
-            resume=resume,
-            aliases=alias or [],
-            split_file=split_file,
-            cache=cache,
-            tick=tick,
-            progress=live,
+    with console.progress("prepare") as tick:
+        config, store, parts, loaded = pipeline.extension(
+            run, data, add_source, add_target, settings or [], named, seed, alias or [], split_file, cache, tick
         )
+    with console.training(f"{config.method} (more contrasts)") as live:
+        result = pipeline.train(config, store, parts, out, resume, progress=live, extends=loaded)
     console.result(result, out, json)
 
 

@@ -54,6 +54,9 @@ class SampleConfig:
         patch: (H, W) of patches and tiles, in voxels.
         min_brain: slices whose share of brain pixels in the crop is below this are not drawn.
         batch: samples a step (on each device).
+        resize: (H, W) that each slice's crop is resized to (mode slices alone, with a crop); (0, 0) keeps the voxel size.
+        middle: only this many slices in the middle of each brain are drawn; 0 draws all.
+        labelled: draw only slices with a labelled pixel: on, off, or auto (where every case has a segmentation).
         paired: whether the targets of a sample show the anatomy of its sources: on, off (they come from another subject,
             always) or auto (off for methods that can train unpaired).
     """
@@ -63,6 +66,9 @@ class SampleConfig:
     patch: tuple[int, int] = (128, 128)
     min_brain: float = 0.05
     batch: int = 8
+    resize: tuple[int, int] = (0, 0)
+    middle: int = 0
+    labelled: str = "off"
     paired: str = "auto"
 
 
@@ -174,6 +180,33 @@ class RunConfig:
 SECTIONS = ("prepare", "sample", "augment", "train", "options")
 
 
+def check_resize(sample: SampleConfig, divisor: int) -> None:
+    """Refuse a ``sample.resize`` that has nothing to resize, or whose size a method cannot take.
+
+    Args:
+        sample: what a sample is.
+        divisor: of the method.
+
+    Raises:
+        UsageError: it cannot be done.
+    """
+    height, width = sample.resize
+    if (height, width) == (0, 0):
+        return
+    words = f"sample.resize={height},{width}"
+    if min(height, width) < 1:
+        raise UsageError(f"{words}: both sizes are at least 1 pixel; give two, or 0,0 for no resizing.")
+    if sample.mode != "slices" or sample.crop == (0, 0):
+        given = f"sample.mode={sample.mode} and sample.crop={','.join(map(str, sample.crop))}"
+        raise UsageError(
+            f"{words} resizes the centre crop of whole slices and was given {given}; set sample.mode=slices and a sample.crop, or"
+            " sample.resize=0,0."
+        )
+    if height % divisor or width % divisor:
+        near = ",".join(str(-(-edge // divisor) * divisor) for edge in (height, width))
+        raise UsageError(f"{words} must be multiples of {divisor} for this method; use sample.resize={near}.")
+
+
 def to_dict(config: Any) -> Any:
     """Dataclass -> plain JSON data (tuples become lists)."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
@@ -214,6 +247,8 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
         if str(value).lower() in ("false", "no", "off", "0"):
             return False
         raise UsageError(f"{key}={value!r} is not true or false.")
+    if kind is str and isinstance(value, bool):
+        return "on" if value else "off"  # as which YAML reads a bare on or off
     if dataclasses.is_dataclass(kind):
         return from_dict(typing.cast(type, kind), value, key + ".")
     try:

@@ -149,12 +149,14 @@ def train(
     nodes: int = 1,
     accelerator: str = "auto",
     progress: Any = None,
+    extends: LoadedRun | None = None,
 ) -> TrainResult:
-    """Train and write a run folder."""
+    """Train and write a run folder; with ``extends``, of `extension`, one that starts from that run's weights."""
     from synthmr.train.loop import train as loop
     from synthmr.train.runtime import Runtime
 
-    return loop(config, store, split, out, resume, Runtime(accelerator=accelerator, devices=devices, num_nodes=nodes), progress)
+    runtime = Runtime(accelerator=accelerator, devices=devices, num_nodes=nodes)
+    return loop(config, store, split, out, resume, runtime, progress, extends)
 
 
 def extend(
@@ -180,21 +182,40 @@ def extend(
         UsageError: the method cannot be extended, or a contrast is there already.
         DataError: the data lack a contrast of the extended run.
     """
-    from synthmr.run import load_run
-    from synthmr.train.extend import check_landmarks, extended_config
     from synthmr.train.loop import train as loop
+
+    config, store, split, loaded = extension(
+        run, data, add_sources, add_targets, settings, budget, seed, aliases, split_file, cache, tick
+    )
+    return loop(config, store, split, out, resume, None, progress, loaded)
+
+
+def extension(
+    run: Path,
+    data: Path,
+    add_sources: str = "",
+    add_targets: str = "",
+    settings: Sequence[str] = (),
+    budget: Mapping[str, float] | None = None,
+    seed: int | None = None,
+    aliases: Sequence[str] = (),
+    split_file: Path | None = None,
+    cache: Path | None = None,
+    tick: Tick | None = None,
+) -> tuple[RunConfig, Store, Split, LoadedRun]:
+    """What `extend` trains: (configuration, prepared data, split, the run that is extended); raises what it raises."""
+    from synthmr.run import load_run
+    from synthmr.train.extend import check_landmarks, extended_config, inherited_split
 
     extra = parse_aliases(aliases)
     loaded = load_run(run)
     names = [tuple(resolve_list(words, extra)) if words else () for words in (add_sources, add_targets)]
     config = extended_config(loaded, names[0], names[1], settings, budget, seed)
     if split_file is None and not (data / "store.json").is_file():
-        known = set(loaded.split.names)
-        if all(case.name in known for case in index(data, aliases).cases):
-            split_file = run / "split.tsv"  # the same subjects: those that were held out stay held out
+        split_file = inherited_split(loaded, index(data, aliases), (*config.sources, *config.targets))
     store, split = prepared(data, config, aliases, split_file, cache, progress=tick)
     check_landmarks(loaded, store)
-    return loop(config, store, split, out, resume, None, progress, None if resume else loaded)
+    return config, store, split, loaded
 
 
 def phantom(
@@ -393,6 +414,7 @@ def predictions(
             would not compare.
         DataError: a case that cannot be prepared, or that lacks the truth.
     """
+    from synthmr.infer.canvas import Canvas
     from synthmr.infer.extras import segments, tumour_classes
     from synthmr.infer.precision import best_device
     from synthmr.infer.predict import predict_case
@@ -424,10 +446,11 @@ def predictions(
                     case, (*config.sources, *config.targets), config.prepare, config.targets, run.landmarks
                 )
             plane = (settings.plane if settings is not None else "") or config.prepare.plane
-            for target, image in predict_case(run.method, prepared[key], None, plane, settings).items():
+            canvas = Canvas.of(config.sample)
+            for target, image in predict_case(run.method, prepared[key], None, plane, settings, canvas=canvas).items():
                 images[target][name] = image
             if segments(run.method) and prepared[key].segmentation is not None:
-                segmented[name] = tumour_classes(run.method, prepared[key], plane, settings)
+                segmented[name] = tumour_classes(run.method, prepared[key], plane, settings, canvas)
         shapes = {each.mask.shape for each in prepared.values()}
         if len(shapes) > 1:
             raise UsageError(

@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from synthmr.batch import Batch
-from synthmr.config import AugmentConfig, SampleConfig
+from synthmr.config import AugmentConfig, SampleConfig, check_resize
 from synthmr.data.augment import augment
+from synthmr.data.resize import resize_batch
 from synthmr.data.store import Store, StoredCase
 from synthmr.errors import DataError, UsageError, did_you_mean
+from synthmr.io.naming import some
 
 MODES = ("slices", "patches", "tiles")
 
@@ -60,8 +62,9 @@ class Sampler:
         paired: if False, the targets of a sample come from another subject than its sources, always.
 
     Raises:
-        UsageError: unknown mode, an empty batch, or a patch that the method cannot take.
-        DataError: no case, no eligible slice, or fewer than two subjects where samples are unpaired.
+        UsageError: unknown mode, an empty batch, or a patch or resize that the method cannot take.
+        DataError: no case, no eligible slice, no segmentation where labelled slices are asked for, or fewer than two subjects
+            where samples are unpaired.
     """
 
     def __init__(
@@ -91,10 +94,12 @@ class Sampler:
         self.seed, self.rank, self.world, self.paired = seed, rank, world, paired
         self.crop = self._crop_size(divisor)
         self.size = self.crop if sample.mode == "slices" else self._patch_size(divisor)
+        self.labelled = self._draws_labelled()
         self._samples = self._list_samples()
         if not len(self._samples):
             raise DataError(
-                f"no slice of {len(self.cases)} cases has a brain share of sample.min_brain={sample.min_brain:g}; lower it."
+                f"no slice of {len(self.cases)} cases has a brain share of sample.min_brain={sample.min_brain:g}"
+                + (" and a labelled pixel; lower it, or use --set sample.labelled=off." if self.labelled else "; lower it.")
             )
         people = {person: number for number, person in enumerate(dict.fromkeys(store.subject(name) for name in names))}
         self._subject = np.asarray([people[store.subject(name)] for name in names])[self._samples[:, 0]]
@@ -110,6 +115,9 @@ class Sampler:
         else:
             height = max(case.mask.shape[1] for case in self.cases)
             width = max(case.mask.shape[2] for case in self.cases)
+        if self.sample.resize != (0, 0):
+            check_resize(self.sample, divisor)
+            return height, width
         if self.sample.mode == "slices":
             return round_up(height, divisor), round_up(width, divisor)
         return max(height, self.sample.patch[0]), max(width, self.sample.patch[1])
@@ -131,20 +139,47 @@ class Sampler:
         listed = [
             (index, number, *window)
             for index, case in enumerate(self.cases)
-            for number in np.flatnonzero(self._brain_in_crop(case) >= max(self.sample.min_brain * area, 1))
+            for number in self._eligible(case, max(self.sample.min_brain * area, 1))
             for window in windows
         ]
         return np.asarray(listed, dtype=np.int64).reshape(-1, 4)
 
-    def _brain_in_crop(self, case: StoredCase) -> np.ndarray:
-        """``(S,)``: brain pixels of each slice inside the centred crop."""
-        if all(whole >= size for whole, size in zip(self.crop, case.mask.shape[1:], strict=True)):
-            return case.brain
+    def _eligible(self, case: StoredCase, least: float) -> np.ndarray:
+        """Numbers of the slices of a case that are drawn: with ``least`` brain pixels, in the middle, labelled, as asked for."""
+        brain = case.brain if self._holds(case) else self._in_crop(case.mask).sum(axis=(1, 2), dtype=int)
+        numbers = np.flatnonzero(brain >= least)
+        if self.sample.middle and len(numbers) > self.sample.middle:
+            first = (len(numbers) - self.sample.middle) // 2
+            numbers = numbers[first : first + self.sample.middle]
+        if self.labelled and case.segmentation is not None:
+            numbers = numbers[(self._in_crop(case.segmentation)[numbers] > 0).any(axis=(1, 2))]
+        return numbers
+
+    def _holds(self, case: StoredCase) -> bool:
+        """Whether the crop holds whole slices of a case."""
+        return all(whole >= size for whole, size in zip(self.crop, case.mask.shape[1:], strict=True))
+
+    def _in_crop(self, stored: np.ndarray) -> np.ndarray:
+        """``(S, h, w)``: slices ``(S, H, W)`` inside the centred crop."""
         rows, columns = (
-            slice(max((size - whole) // 2, 0), (size - whole) // 2 + whole)
-            for whole, size in zip(self.crop, case.mask.shape[1:], strict=True)
+            slice(max((size - whole) // 2, 0), max((size - whole) // 2, 0) + whole)
+            for whole, size in zip(self.crop, stored.shape[1:], strict=True)
         )
-        return np.asarray(case.mask[:, rows, columns].sum(axis=(1, 2), dtype=int))
+        return np.asarray(stored[:, rows, columns])
+
+    def _draws_labelled(self) -> bool:
+        """What ``sample.labelled`` comes to for these cases.
+
+        Raises:
+            DataError: it is on and a case has no segmentation.
+        """
+        bare = [case.name for case in self.cases if case.segmentation is None]
+        if self.sample.labelled == "on" and bare:
+            raise DataError(
+                f"sample.labelled=on, but {len(bare)} of {len(self.cases)} training cases have no segmentation ({some(bare)});"
+                " add them, or use --set sample.labelled=off."
+            )
+        return self.sample.labelled != "off" and not bare
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -208,6 +243,8 @@ class Sampler:
             segmentation=self._gather(where, "segmentation").long() if labelled else None,
             paired=self.paired,
         )
+        if self.sample.resize != (0, 0):
+            batch = resize_batch(batch, self.sample.resize)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         low = {name: self._levels(where if name in self.sources else other, name, "background") for name in images}
         high = {name: self._levels(where if name in self.sources else other, name, "top") for name in images}

@@ -19,6 +19,7 @@ import numpy as np
 from synthmr.case import Case, Cohort, PreparedCase, Volume
 from synthmr.contrasts import MASK, SEGMENTATION, squeeze
 from synthmr.errors import DataError, SynthmrError, UsageError, did_you_mean
+from synthmr.infer.canvas import Canvas
 from synthmr.infer.precision import best_device, resolve_precision
 from synthmr.infer.predict import InferSettings, predict_case
 
@@ -212,8 +213,11 @@ class _Job:
             raise UsageError(
                 f"this run of {run.method.spec.name} reads no lesion mask; train milr with --set options.lesion_mask=true for one."
             )
+        if lesion is not None and str(lesion) != NO_LESION and not lesion.is_file():
+            raise DataError(f"no such lesion mask: {lesion}. Check the path, or give --lesion-mask none for no lesion.")
         self.extras, self.lesion = tuple(extras), lesion
         self.plane = settings.plane or run.config.prepare.plane
+        self.canvas = Canvas.of(run.config.sample)
         if intensity not in INTENSITIES:
             raise UsageError(f"unknown intensity {intensity!r}: {did_you_mean(intensity, INTENSITIES)}")
         self.run, self.intensity, self.settings, self.overwrite = run, intensity, settings, overwrite
@@ -243,8 +247,13 @@ class _Job:
             DataError: a source that the run cannot do without is missing.
         """
         names = self.run.config.sources
-        if self.run.method.spec.any_subset and any(name in case.images for name in names):
+        if self.run.method.spec.any_subset:
             names = tuple(name for name in names if name in case.images)
+            if not names:
+                raise DataError(
+                    f"case {case.name} has none of {', '.join(self.run.config.sources)}, of which this run needs one or more;"
+                    f" it has {', '.join(case.images) or 'nothing'}. Add a file, or leave the case out."
+                )
         files = {name: case.image(name) for name in names}
         if case.mask is not None:
             files[MASK] = case.mask
@@ -315,7 +324,8 @@ class _Job:
             labels = replace(volumes[names[0]], array=np.zeros_like(volumes[names[0]].array))
         prepared = prepare_images(volumes, config.prepare, config.targets, mask, labels, self.run.landmarks, case.name)
         targets = tuple(name for name in outputs if name in config.targets)
-        predicted = predict_case(self.run.method, prepared, targets, self.plane, self.settings, self.run.target_normalizers)
+        normalizers = self.run.target_normalizers
+        predicted = predict_case(self.run.method, prepared, targets, self.plane, self.settings, normalizers, self.canvas)
         maps = self._maps(prepared)
         like = volumes[names[0]]
         notes = _notes(volumes, prepared)
@@ -335,7 +345,9 @@ class _Job:
 
         found: dict[str, np.ndarray] = {}
         for name in self.extras:
-            found |= predict_extra(self.run.method, prepared, name, self.plane, self.settings, self.run.target_normalizers)
+            found |= predict_extra(
+                self.run.method, prepared, name, self.plane, self.settings, self.run.target_normalizers, self.canvas
+            )
         if SEGMENTATION in found:
             found[SEGMENTATION] = to_brats(keep_largest_tumour(found[SEGMENTATION]))
         return found
@@ -378,6 +390,7 @@ class _Job:
             settings={
                 "inference": _plain(asdict(self.settings)),
                 **self._units(contrast),
+                **({"lesion_mask": NO_LESION} if str(self.lesion) == NO_LESION else {}),
                 "computed_with": {"precision": self.precision.name, "device": str(self.device)},
                 "notes": list(notes),
             },

@@ -15,6 +15,7 @@ from torch import Tensor
 from synthmr.batch import Batch
 from synthmr.case import PreparedCase
 from synthmr.errors import DataError, UsageError, did_you_mean
+from synthmr.infer.canvas import Canvas
 from synthmr.infer.predict import InferSettings, predict_case
 from synthmr.methods.contract import NeuralMethod
 from synthmr.methods.parts.tumour import CLASSES
@@ -71,6 +72,7 @@ def predict_extra(
     plane: str = "axial",
     settings: InferSettings | None = None,
     normalizers: Mapping[str, Mapping[str, Any]] | None = None,
+    canvas: Canvas | None = None,
 ) -> dict[str, np.ndarray]:
     """Predict a map of a prepared case.
 
@@ -81,6 +83,7 @@ def predict_extra(
         plane: the slices that the method is shown.
         settings: how; as for images.
         normalizers: as for `predict_case`.
+        canvas: as for `predict_case`.
 
     Returns:
         label -> ``(X, Y, Z)`` on the prepared grid, 0 outside the brain: float32, for ``segmentation`` int8 classes.
@@ -93,7 +96,7 @@ def predict_extra(
     given = [source for source in method.sources if source in prepared.images]
     labels = [f"class {number}" for number in range(len(CLASSES))] if name == SEGMENTATION else labels_of(name, given)
     plain = {**(normalizers or {}), **dict.fromkeys(labels, _PLAIN)}
-    maps = predict_case(_View(method, name, labels), prepared, None, plane, settings, plain)
+    maps = predict_case(_View(method, name, labels), prepared, None, plane, settings, plain, canvas)
     if name != SEGMENTATION:
         return maps
     classes = np.stack([maps[label] for label in labels]).argmax(axis=0).astype(np.int8)
@@ -110,7 +113,11 @@ def segments(method: Any) -> bool:
 
 
 def tumour_classes(
-    method: NeuralMethod, prepared: PreparedCase, plane: str = "axial", settings: InferSettings | None = None
+    method: NeuralMethod,
+    prepared: PreparedCase,
+    plane: str = "axial",
+    settings: InferSettings | None = None,
+    canvas: Canvas | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(predicted, true) tumour classes ``(X, Y, Z)`` of a case with a segmentation.
 
@@ -123,5 +130,6 @@ def tumour_classes(
 
     if prepared.segmentation is None:
         raise DataError(f"case {prepared.name} has no segmentation to score against.")
-    predicted = keep_largest_tumour(predict_extra(method, prepared, SEGMENTATION, plane, settings)[SEGMENTATION])
+    classes = predict_extra(method, prepared, SEGMENTATION, plane, settings, canvas=canvas)[SEGMENTATION]
+    predicted = keep_largest_tumour(classes)
     return predicted, to_classes(prepared.segmentation, getattr(method, "label_convention", "auto"))

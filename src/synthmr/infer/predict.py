@@ -18,6 +18,7 @@ from torch import Tensor
 from synthmr.batch import Batch
 from synthmr.case import PreparedCase, plane_axis, slice_major
 from synthmr.errors import DataError, UsageError, did_you_mean
+from synthmr.infer.canvas import Canvas, size_of
 from synthmr.infer.fold import folded
 from synthmr.infer.precision import PRECISIONS, SWITCHES, Precision, resolve_precision
 from synthmr.infer.stitch import WINDOWS, Tiling, blend, cut, next_multiple, tiling, window
@@ -83,6 +84,7 @@ def predict_case(
     plane: str = "axial",
     settings: InferSettings | None = None,
     normalizers: Mapping[str, Mapping[str, Any]] | None = None,
+    canvas: Canvas | None = None,
 ) -> dict[str, np.ndarray]:
     """Predict the targets of a prepared case.
 
@@ -95,6 +97,7 @@ def predict_case(
         plane: the slices that the method was trained on.
         settings: how.
         normalizers: contrast -> normaliser parameters, for the background of targets that the case itself lacks.
+        canvas: on which the method was trained: ``Canvas.of(config.sample)``; default: slices as they are.
 
     Returns:
         contrast -> ``(X, Y, Z)`` float32 on the prepared grid, normalised, the normaliser's background outside the brain.
@@ -114,7 +117,7 @@ def predict_case(
         labels = slice_major(prepared.segmentation, plane)
     out = {name: np.full(prepared.mask.shape, fills[name], np.float32) for name in targets}
     views = {name: slice_major(volume, plane) for name, volume in out.items()}
-    runner = _Runner(method, settings, targets, fills, (mask.shape[1], mask.shape[2]))
+    runner = _Runner(method, settings, targets, fills, (mask.shape[1], mask.shape[2]), canvas or Canvas())
     for size, windows in batches(runner.windows(mask), runner.pixels, settings.batch):
         batch = window_batch(images, mask, labels, windows, size, fills)
         for name, values in runner(batch).items():
@@ -173,22 +176,31 @@ class _Runner:
     """Runs batches through a method made ready for inference, whole windows or tile by tile."""
 
     def __init__(
-        self, method: Method, settings: InferSettings, targets: tuple[str, ...], fills: Mapping[str, float], size: tuple[int, int]
+        self,
+        method: Method,
+        settings: InferSettings,
+        targets: tuple[str, ...],
+        fills: Mapping[str, float],
+        size: tuple[int, int],
+        canvas: Canvas,
     ) -> None:
         self._targets, self._fills = targets, fills
         self._divisor = method.spec.divisor
         self._tiles: Tiling | None = None
+        self._tight = settings.tight == "on" or (settings.tight == "auto" and not sees_whole_slice(method))
+        self._canvas = canvas.seen_by(method, self._tight)
+        shown = self._canvas.scaled(size)
+        self._growth = shown[0] * shown[1] / (size[0] * size[1])
         if settings.mode == "patches":
             patch = next_multiple(settings.patch, self._divisor)
-            self._tiles = tiling(size, patch, settings.overlap)
+            self._tiles = tiling(shown, patch, settings.overlap)
             self._weights = window(patch, settings.window)
-        self._tight = settings.tight == "on" or (settings.tight == "auto" and not sees_whole_slice(method))
         self._method, self._device, self._precision = ready(method, settings)
 
     @property
     def pixels(self) -> int:
-        """Pixels of a batch of windows. Tiles overlap and so make more pixels of a window than it has."""
-        limit = BATCH_PIXELS.get(self._device.type, BATCH_PIXELS["cpu"])
+        """Pixels of a batch of windows. The canvas, and tiles that overlap, make more pixels of a window than it has."""
+        limit = round(BATCH_PIXELS.get(self._device.type, BATCH_PIXELS["cpu"]) / self._growth)
         if self._tiles is None:
             return limit
         tile, whole = self._tiles.patch, self._tiles.size
@@ -203,14 +215,18 @@ class _Runner:
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Predict: contrast -> ``(B, 1, h, w)`` float32, of the size that went in."""
-        height, width = next(iter(batch.images.values())).shape[-2:]
+        size = size_of(batch)
+        batch = self._canvas.place(batch, self._fills)
+        height, width = size_of(batch)
         tiles = self._tiles or Tiling((height, width), next_multiple((height, width), self._divisor), ((0, 0),))
         parts = _tiled(batch, tiles, self._fills).to(self._device, self._precision.channels_last)
         with self._precision.autocast(self._device):
             results = self._method(parts, self._targets)
         if self._tiles is None:
-            return {name: results[name].float()[..., :height, :width] for name in self._targets}
-        return {name: blend(results[name], tiles, self._weights) for name in self._targets}
+            images = {name: results[name].float()[..., :height, :width] for name in self._targets}
+        else:
+            images = {name: blend(results[name], tiles, self._weights) for name in self._targets}
+        return {name: self._canvas.back(image, size) for name, image in images.items()}
 
 
 def _tiled(batch: Batch, tiles: Tiling, fills: Mapping[str, float]) -> Batch:

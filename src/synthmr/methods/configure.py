@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from synthmr.config import SECTIONS, RunConfig, from_dict, merge, nest, parse_settings
+from synthmr.config import SECTIONS, RunConfig, check_resize, from_dict, merge, nest, parse_settings
 from synthmr.errors import UsageError, did_you_mean
 from synthmr.methods.contract import check_request, is_paired
 
@@ -70,6 +70,8 @@ def build_config(
     head = {"method": method.spec.name, "preset": preset, "sources": tuple(sources), "targets": tuple(targets)}
     config = from_dict(RunConfig, {**data, **head})
     config = dataclasses.replace(config, options=from_dict(method.Options, options, "options."))
+    if getattr(config.options, "frozen", ()):
+        raise UsageError("options.frozen: `synthmr extend` fills it in, of a trained run's contrasts; leave it out.")
     _check_training(config, method)
     check_request(method.spec, config.sources, config.targets, value_range(config.prepare.normalizer))
     if config.prepare.source_normalizer:
@@ -109,6 +111,7 @@ def _check_training(config: RunConfig, method: Any) -> None:
         ("train.channels_last", train.channels_last, ("auto", "on", "off")),
         ("sample.mode", sample.mode, ("slices", "patches", "tiles")),
         ("sample.paired", sample.paired, ("auto", "on", "off")),
+        ("sample.labelled", sample.labelled, ("auto", "on", "off")),
         ("prepare.plane", config.prepare.plane, ("axial", "coronal", "sagittal")),
         ("prepare.mask", config.prepare.mask, ("auto", "file", "nonzero", "otsu")),
     ]
@@ -125,6 +128,7 @@ def _check_training(config: RunConfig, method: Any) -> None:
         ("train.weight_decay", train.weight_decay, 0, 10),
         ("sample.batch", sample.batch, 1, 4096),
         ("sample.min_brain", sample.min_brain, 0, 1),
+        ("sample.middle", sample.middle, 0, 100_000),
         ("prepare.margin", config.prepare.margin, 0, 1000),
         ("prepare.percentile", config.prepare.percentile, 50, 100),
         ("augment.flip", augment.flip, 0, 1),
@@ -140,11 +144,13 @@ def _check_training(config: RunConfig, method: Any) -> None:
         ("seed", config.seed, 0, 2**63 - 1),
     ]
     limits += [("sample.patch", edge, 1, 100_000) for edge in sample.patch]
+    limits += [("sample.resize", edge, 0, 100_000) for edge in sample.resize]
     limits += [("sample.crop", edge, 0 if sample.crop == (0, 0) else 1, 100_000) for edge in sample.crop]
     limits += [(f"train.{name}", getattr(train, name), 0, 1e12) for name in (*BUDGETS, "warmup", "validate_every", "patience")]
     for key, number, low, high in limits:
         if not low <= number <= high:
             raise UsageError(f"{key}={number:g} is outside {low:g} to {high:g}.")
+    check_resize(sample, method.spec.divisor)
     is_paired(method.spec, sample)  # refuses what the method cannot do
     given = [key for key in BUDGETS if getattr(train, key)]
     if given and not hasattr(method, "step"):

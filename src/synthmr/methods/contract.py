@@ -127,7 +127,7 @@ class NeuralMethod(nn.Module):
         """
         if "segmentation" in self.needs and labels is None:
             raise UsageError(
-                f"{self.spec.name} is asked to use segmentations and some training cases have none;"
+                f"{self.spec.name} is asked to use segmentations and some training or validation cases have none;"
                 " add them, or leave that option out."
             )
         return []

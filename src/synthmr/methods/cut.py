@@ -145,7 +145,7 @@ class Cut(NeuralMethod):
             "options.discriminator_filters": 16,
             "options.hidden": 64,
             "options.patches": 128,
-            "sample.batch": 4,
+            "sample.batch": 2,
             "augment.flip": 0.5,
             "train.minutes": 12.0,
             "train.lr": 4e-4,

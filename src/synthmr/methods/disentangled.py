@@ -335,6 +335,8 @@ class Disentangled(NeuralMethod):
             "prepare.normalizer": "minmax",
             "sample.mode": "slices",
             "sample.crop": (240, 240),
+            "sample.resize": (256, 256),
+            "sample.middle": 80,
             "sample.batch": 3,
             "sample.min_brain": 0.0,
             "train.epochs": 200,

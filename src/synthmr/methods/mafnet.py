@@ -229,7 +229,7 @@ class MafNet(NeuralMethod):
         "paper": {
             "prepare.plane": "axial",
             "sample.crop": (224, 224),
-            # "sample.labelled": "auto",
+            "sample.labelled": "auto",
             "sample.min_brain": 0.0,
             "sample.batch": 4,
             "train.epochs": 110,
@@ -238,7 +238,7 @@ class MafNet(NeuralMethod):
             "train.schedule": "constant",
         },
         "fast": {
-            "options.filters": 16,
+            "options.filters": 12,
             "options.encoder_blocks": 5,
             "options.decoder_blocks": 1,
             "options.discriminator_filters": 16,
@@ -248,7 +248,7 @@ class MafNet(NeuralMethod):
             "options.synthesis_weight": 1.0,
             "options.hidden": 64,
             "options.patches": 128,
-            "sample.batch": 4,
+            "sample.batch": 2,
             "augment.flip": 0.5,
             "train.minutes": 12.0,
             "train.lr": 4e-4,

@@ -209,6 +209,11 @@ def absolute_error(image: Tensor, truth: Tensor, present: Tensor) -> Tensor:
 # --- the method ---------------------------------------------------------------------------------------------------------
 
 
+def key(contrast: str) -> str:
+    """A contrast as the name of a module, which torch allows no dot; contrasts that a person names may have one."""
+    return contrast.replace(".", "%2E")
+
+
 class Milr(NeuralMethod):
     """MILR; see the top of this file."""
 
@@ -239,7 +244,7 @@ class Milr(NeuralMethod):
         },
         "fast": {
             "options.filters": 16,
-            "sample.batch": 8,
+            "sample.batch": 4,
             "augment.flip": 0.5,
             "augment.rotate": 10.0,
             "augment.scale": 0.1,
@@ -263,10 +268,10 @@ class Milr(NeuralMethod):
         super().__init__(options, sources, targets)
         inputs = 2 if options.lesion_mask else 1
         width = options.latent // 2 if options.fusion == "hemis" else options.latent
-        self.encoders = nn.ModuleDict({name: Encoder(inputs, options.filters, width) for name in self.sources})
-        self.decoders = nn.ModuleDict({name: Decoder(options.latent, options.filters) for name in self.targets})
-        self.aligners = nn.ModuleDict({name: Aligner(width) for name in self.sources[1:]} if options.align else {})
-        for name in options.frozen:
+        self.encoders = nn.ModuleDict({key(name): Encoder(inputs, options.filters, width) for name in self.sources})
+        self.decoders = nn.ModuleDict({key(name): Decoder(options.latent, options.filters) for name in self.targets})
+        self.aligners = nn.ModuleDict({key(name): Aligner(width) for name in self.sources[1:]} if options.align else {})
+        for name in map(key, options.frozen):
             for parts in (self.encoders, self.decoders, self.aligners):
                 if name in parts:
                     parts[name].requires_grad_(False)
@@ -297,11 +302,11 @@ class Milr(NeuralMethod):
         if self.options.lesion_mask:
             lesion = self._lesion(batch)
             images = [torch.cat([image, lesion], dim=1) for image in images]
-        latents = [self.encoders[name](image) for name, image in zip(names, images, strict=True)]
+        latents = [self.encoders[key(name)](image) for name, image in zip(names, images, strict=True)]
         if self.options.align and names[0] == self.sources[0]:
             rest = zip(names[1:], latents[1:], strict=True)
             there = batch.present[names[0]].to(latents[0].device)[:, None, None, None]
-            latents = [latents[0], *(torch.where(there, self.aligners[name](z, latents[0]), z) for name, z in rest)]
+            latents = [latents[0], *(torch.where(there, self.aligners[key(name)](z, latents[0]), z) for name, z in rest)]
         return latents
 
     def _lesion(self, batch: Batch) -> Tensor:
@@ -312,10 +317,14 @@ class Milr(NeuralMethod):
 
     def _moved(self, image: Tensor) -> Tensor:
         """``(B, 1, H, W)`` shifted and rotated at random, each sample by its own draw."""
-        count, edge = len(image), max(image.shape[2:])
-        drawn = 2 * torch.rand(count, 3) - 1
-        turn, shift = MAX_TURN * drawn[:, 0], 2 * self.options.misalign / edge * drawn[:, 1:]
-        rows = [torch.stack([turn.cos(), -turn.sin(), shift[:, 0]], 1), torch.stack([turn.sin(), turn.cos(), shift[:, 1]], 1)]
+        height, width = image.shape[2:]
+        drawn = 2 * torch.rand(len(image), 3) - 1
+        turn, (x, y) = MAX_TURN * drawn[:, 0], (2 * self.options.misalign * drawn[:, 1:]).unbind(1)
+        # normalised coordinates run from -1 to 1 over either edge: without the ratio of the edges a rotation would shear
+        rows = [
+            torch.stack([turn.cos(), -turn.sin() * height / width, x / width], 1),
+            torch.stack([turn.sin() * width / height, turn.cos(), y / height], 1),
+        ]
         return warp(image, torch.stack(rows, dim=1).to(image.device))
 
     # --- decoding
@@ -324,8 +333,8 @@ class Milr(NeuralMethod):
         """g(alpha(Z_1, ..., Z_n)) of every target: ``(B, 1, H, W)`` float32."""
         if self.options.fusion != "output-mean":
             fused = fuse(latents, present, self.options.fusion)
-            return {name: self.decoders[name](fused) for name in targets}
-        single = [{name: self.decoders[name](z) for name in targets} for z in latents]
+            return {name: self.decoders[key(name)](fused) for name in targets}
+        single = [{name: self.decoders[key(name)](z) for name in targets} for z in latents]
         return {name: fuse([images[name] for images in single], present, "mean") for name in targets}
 
     # --- training

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthmr.config import RunConfig, to_dict
+from synthmr.case import Cohort
+from synthmr.config import RunConfig, parse_settings, to_dict
 from synthmr.data.store import Store
-from synthmr.errors import RunError, UsageError
+from synthmr.errors import DataError, RunError, UsageError
+from synthmr.infer.canvas import Canvas
+from synthmr.io.naming import some
 from synthmr.methods.configure import BUDGETS, build_config
 from synthmr.prepare.normalize import value_range
 
@@ -52,11 +56,12 @@ def extended_config(
     for name in added:
         if name in (*old.sources, *old.targets):
             raise UsageError(f"{name} is a contrast of this run already; add another one.")
-    wrong = [word for word in settings if word.partition("=")[0].partition(".")[0] in ("prepare", "options")]
+    # one by one, because short keys name no section: fusion=mean is options.fusion=mean
+    wrong = [word for word in settings if {"prepare", "options"} & parse_settings([word], method.Options).keys()]
     if wrong:
         raise UsageError(f"--set {wrong[0]}: preparation and network are the old run's; --set train.*, sample.* or augment.* here.")
     data: dict[str, Any] = to_dict(old)
-    data["options"]["frozen"] = [*old.sources, *old.targets]
+    data["options"]["frozen"] = []
     kept = {key: data[key] for key in ("prepare", "sample", "augment", "train", "options", "seed")}
     if not budget and not any(word.partition("=")[0].removeprefix("train.") in BUDGETS for word in settings):
         budget = {key: data["train"][key] for key in BUDGETS if data["train"][key]}
@@ -64,7 +69,38 @@ def extended_config(
         kept["seed"] = seed
     sources, targets = (*old.sources, *add_sources), (*old.targets, *add_targets)
     config = build_config(method, old.preset, kept, settings, sources, targets, seed=seed, budget=budget, value_range=value_range)
+    if Canvas.of(config.sample) != Canvas.of(old.sample):
+        raise UsageError(
+            "sample.mode, sample.crop and sample.resize decide at which size every output is computed, the old ones too;"
+            " leave them as the old run has them."
+        )
     return dataclasses.replace(config, options=dataclasses.replace(config.options, frozen=(*old.sources, *old.targets)))
+
+
+def inherited_split(run: LoadedRun, cohort: Cohort, contrasts: Sequence[str]) -> Path | None:
+    """The split file of the run, where the data hold its cases: those that were held out stay held out.
+
+    Args:
+        run: the run to extend.
+        cohort: the data.
+        contrasts: of the extended run; cases that lack one are not used.
+
+    Returns:
+        None for data that share no case with the run, or that bring new cases and a split of their own.
+
+    Raises:
+        DataError: the data hold cases of the run and new ones and have no split: one drawn anew could train on what was held out.
+    """
+    usable = [case.name for case in cohort.cases if all(name in case.images for name in contrasts)]
+    fresh = [name for name in usable if name not in run.split.names]
+    if usable and not fresh:
+        return run.folder.path / "split.tsv"
+    if len(fresh) < len(usable) and cohort.split_source is None:
+        raise DataError(
+            f"{cohort.root} holds {len(usable) - len(fresh)} cases of the run and {len(fresh)} others ({some(fresh)}); say with"
+            " --split-file what each is for, so that cases that the run held out stay held out."
+        )
+    return None
 
 
 def check_landmarks(run: LoadedRun, store: Store) -> None:

@@ -20,6 +20,7 @@ from synthmr.data.sampling import Prefetcher, Sampler, case_batch
 from synthmr.data.split import Split
 from synthmr.data.store import Store
 from synthmr.errors import DataError, RunError, SynthmrError, UsageError
+from synthmr.infer.canvas import Canvas
 from synthmr.infer.precision import Precision, resolve_precision
 from synthmr.methods.contract import FittedMethod, is_paired
 from synthmr.run import WEIGHTS, LoadedRun, RunFolder, build_method, refuse_used, run_hash
@@ -76,7 +77,7 @@ def train(
     if config.train.tensorboard:
         require_tensorboard()
     if resume:
-        _check_resumed(RunFolder.open(out), config, store, split, runtime.world)
+        _check_resumed(RunFolder.open(out), config, store, split, runtime.world, extends)
     elif not runtime.worker:
         refuse_used(out)
     # the caller's random numbers are left as they were
@@ -96,7 +97,7 @@ def train(
             raise
 
 
-def _check_resumed(folder: RunFolder, config: RunConfig, store: Store, split: Split, world: int) -> None:
+def _check_resumed(folder: RunFolder, config: RunConfig, store: Store, split: Split, world: int, extends: LoadedRun | None) -> None:
     """Check that a run can be continued with these words and data.
 
     Raises:
@@ -112,6 +113,9 @@ def _check_resumed(folder: RunFolder, config: RunConfig, store: Store, split: Sp
             f"{out} was started with another {', '.join(changed)} ({changed[0]} was {stored.get(changed[0])!r} and is"
             f" {asked.get(changed[0])!r}); resume with the same words, or start a new run."
         )
+    if info.get("extends") != (extends.hash if extends is not None else None):
+        # a run that was killed before its first checkpoint starts from the weights of the one that it extends
+        raise UsageError(f"{out} extends another run, or none; resume it with the words that started it.")
     kept = folder.split
     if info.get("store") != store.fingerprint or (kept.train, kept.validation) != (split.train, split.validation):
         raise UsageError(f"{out} was started on other data (their content or split has changed); start a new run.")
@@ -129,7 +133,8 @@ def _fit(method: Any, config: RunConfig, store: Store, split: Split, out: Path, 
     contrasts = (*config.sources, *config.targets)
     logs = method.fit(lambda: (case_batch(store, name, contrasts) for name in split.train), config.seed)
     device, precision = torch.device("cpu"), Precision("32", False)
-    scores = validate(method, store, split.validation, device, precision, method.spec.divisor)
+    canvas = Canvas.of(config.sample)
+    scores = validate(method, store, split.validation, device, precision, canvas)
     best = float(np.mean(list(scores.values())))
     seconds = time.monotonic() - start
     run = RunFolder.create(out, config, split, run_info(config, store, split, {}, precision, 1))
@@ -138,7 +143,7 @@ def _fit(method: Any, config: RunConfig, store: Store, split: Split, out: Path, 
     if config.train.images:
         first = split.validation[0]
         title = f"{first}, {method.spec.name}, validation {best:.2f} dB"
-        slice_figure(method, store, first, device, precision, method.spec.divisor, out / "images" / "fit.png", title)
+        slice_figure(method, store, first, device, precision, canvas, out / "images" / "fit.png", title)
     progress.on_validation(0, best, best)
     result = TrainResult(config.method, 0, seconds, 0.0, 0.0, best, 0, peak_gb(), "fit", scores)
     _finish(run, config, result)
@@ -393,8 +398,8 @@ class _Training:
         if self.main:
             kept = self.average if self.average is not None else self.method
             kept.eval()
-            divisor, most = self.method.spec.divisor, 0 if self.budget.long else MOST_SLICES
-            scores = validate(kept, self.store, self.split.validation, self.device, self.precision, divisor, most)
+            canvas, most = Canvas.of(self.config.sample), 0 if self.budget.long else MOST_SLICES
+            scores = validate(kept, self.store, self.split.validation, self.device, self.precision, canvas, most)
             score = float(np.mean(list(scores.values())))
             if state.best is None or score > state.best or self.method.keeps_last:
                 state.best, state.best_step, state.stale, state.scores = score, state.step, 0, scores
@@ -409,7 +414,7 @@ class _Training:
                 first = self.split.validation[0]
                 path = self.out / "images" / f"step_{state.step:06d}.png"
                 title = f"{first}, step {state.step}, validation {score:.2f} dB"
-                slice_figure(kept, self.store, first, self.device, self.precision, divisor, path, title)
+                slice_figure(kept, self.store, first, self.device, self.precision, canvas, path, title)
             kept.train()
         state.mark = self.budget.mark(state.step, state.elapsed, self.config.train.validate_every)
         found = (state.best, state.best_step, state.stale, state.scores, state.mark)
@@ -450,8 +455,11 @@ def _finish(run: RunFolder, config: RunConfig, result: TrainResult) -> None:
 
 
 def _labels(method: Any, store: Store, split: Split) -> tuple[int, ...] | None:
-    """The labels of the training cases' segmentations; None if a case has none, or the method uses none."""
-    found = [store[name].segmentation for name in split.train]
+    """The labels of the segmentations of the training cases (and of validation, where the method needs them); None if a case
+    has none, or the method uses none."""
+    # what a method cannot do without, it needs in validation, too
+    names = (*split.train, *split.validation) if "segmentation" in method.needs else split.train
+    found = [store[name].segmentation for name in names]
     if "segmentation" not in (*method.needs, *method.spec.extras) or any(labels is None for labels in found):
         return None
     return tuple(sorted({int(label) for labels in found for label in np.unique(np.asarray(labels))}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from synthmr.data.sampling import case_batch
 from synthmr.data.store import Store
 from synthmr.errors import DataError
 from synthmr.evaluate.metrics import psnr
+from synthmr.infer.canvas import Canvas, pad_far, size_of
 from synthmr.infer.precision import Precision
 from synthmr.io.files import atomic
 
@@ -25,8 +26,20 @@ CHUNK = 8
 MOST_DB = 100.0
 
 
-def predict_batch(method: Any, batch: Batch, device: torch.device, precision: Precision) -> dict[str, torch.Tensor]:
-    """Predict all slices of a batch, a few at a time: target -> ``(B, 1, H, W)`` float32 on the CPU."""
+def predict_batch(
+    method: Any,
+    batch: Batch,
+    device: torch.device,
+    precision: Precision,
+    fills: Mapping[str, float],
+    canvas: Canvas | None = None,
+) -> dict[str, torch.Tensor]:
+    """Predict all slices of a batch, a few at a time: target -> ``(B, 1, H, W)`` float32 on the CPU.
+
+    ``fills`` is the background of every source, ``canvas`` what training showed; as in prediction.
+    """
+    shown = (canvas or Canvas()).seen_by(method)
+    size, divisor = size_of(batch), method.spec.divisor
     sources = batch.only(method.sources)
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in method.targets}
     with torch.inference_mode(), precision.autocast(device):
@@ -36,8 +49,11 @@ def predict_batch(method: Any, batch: Batch, device: torch.device, precision: Pr
                 mask=_some(sources.mask, first),
                 segmentation=_some(sources.segmentation, first),
             )
-            for name, image in method(some.to(device, precision.channels_last)).items():
-                parts[name].append(image.float().cpu())
+            some = shown.place(some, fills)
+            height, width = size_of(some)
+            padded = pad_far(some, divisor, fills)
+            for name, image in method(padded.to(device, precision.channels_last)).items():
+                parts[name].append(shown.back(image[..., :height, :width].float(), size).cpu())
     return {name: torch.cat(images) for name, images in parts.items()}
 
 
@@ -51,7 +67,7 @@ def validate(
     names: Sequence[str],
     device: torch.device,
     precision: Precision,
-    divisor: int,
+    canvas: Canvas | None = None,
     most: int = MOST_SLICES,
 ) -> dict[str, float]:
     """Score a method in the units it was trained in.
@@ -62,7 +78,7 @@ def validate(
         names: cases to score.
         device: that computes.
         precision: number format.
-        divisor: of the method.
+        canvas: of the training samples.
         most: brain slices a case; 0 takes all.
 
     Returns:
@@ -73,10 +89,11 @@ def validate(
     """
     scores = {}
     for name in names:
-        batch = case_batch(store, name, (*method.sources, *method.targets), divisor, most)
+        batch = case_batch(store, name, (*method.sources, *method.targets), most=most)
+        fills = {source: store[name].background(source) for source in method.sources}
         inside = None if batch.mask is None else batch.mask.numpy()
         values = []
-        for target, image in predict_batch(method, batch, device, precision).items():
+        for target, image in predict_batch(method, batch, device, precision, fills, canvas).items():
             span = store[name].top(target) - store[name].background(target)
             try:
                 values.append(min(psnr(image.numpy(), batch.images[target].numpy(), span, inside), MOST_DB))
@@ -87,15 +104,23 @@ def validate(
 
 
 def slice_figure(
-    method: Any, store: Store, name: str, device: torch.device, precision: Precision, divisor: int, path: Path, title: str
+    method: Any,
+    store: Store,
+    name: str,
+    device: torch.device,
+    precision: Precision,
+    canvas: Canvas | None,
+    path: Path,
+    title: str,
 ) -> None:
     """Write a PNG of the validation case's middle brain slice: sources, then truth, prediction and absolute error a target."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    batch = case_batch(store, name, (*method.sources, *method.targets), divisor, 3)
-    predicted = predict_batch(method, batch, device, precision)
+    batch = case_batch(store, name, (*method.sources, *method.targets), most=3)
     case = store[name]
+    fills = {source: case.background(source) for source in method.sources}
+    predicted = predict_batch(method, batch, device, precision, fills, canvas)
 
     def unit(image: torch.Tensor, contrast: str) -> np.ndarray:
         low, high = case.background(contrast), case.top(contrast)

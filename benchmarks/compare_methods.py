@@ -1,0 +1,188 @@
+"""Every method on the same data, split and CPU budget.
+
+    python benchmarks/compare_methods.py DATA OUT --task flair|t1ce [--minutes 12] [--only cut,milr] [--jobs 1] [--table-only]
+
+``flair``: T1w+T2w -> FLAIR. ``t1ce``: T1w+T2w+FLAIR -> T1ce, where MAF-Net segments tumours too, once with its synthetic T1ce
+and once without (Table I, first row), and MILR, trained once, is scored from all seven subsets of its sources.
+
+Training runs on one thread under `cpu_clock.py`: a budget of 12 minutes is 12 minutes of CPU time, validation included, so that a
+busy machine changes nothing but the wall clock. Runs that are finished are not repeated. The scores are of protocol
+`masked-volume`, one value a subject, means over validation and test subjects; training subjects stand beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from common import write
+from quality_hinet import affine_fit, decibel
+from synthmr import pipeline
+from synthmr.evaluate.protocols import get_protocol, score, score_input
+from synthmr.evaluate.segmentation import score_segmentation, summarise_assd
+from synthmr.infer.predict import predict_case
+from synthmr.prepare.case import prepare_case
+from synthmr.run import load_run
+
+HELD, PARTS = ("validation", "test"), ("validation", "test", "train")
+TASKS: dict[str, tuple[str, str]] = {"flair": ("T1w,T2w", "FLAIR"), "t1ce": ("T1w,T2w,FLAIR", "T1ce")}
+PLANS: dict[str, dict[str, list[str]]] = {
+    "flair": {
+        name: [name] for name in ("copy", "linear", "unet", "hinet", "milr", "disentangled", "imt", "cut", "cyclegan", "mafnet")
+    },
+    "t1ce": {
+        **{name: [name] for name in ("copy", "linear", "unet", "milr", "cut", "mafnet")},
+        "mafnet-without": ["mafnet", "--set", "options.segmenter_input=sources", "--set", "options.joint=false"],
+    },
+}
+REGIONS = ("WT", "TC", "ET")
+
+
+def train(task: str, plan: str, data: Path, run: Path, minutes: float) -> None:
+    """Train one plan, unless its run is finished."""
+    if (run / "run.json").is_file() and json.loads((run / "run.json").read_text())["status"] == "finished":
+        return
+    sources, target = TASKS[task]
+    method, *words = PLANS[task][plan]
+    budget = [] if method in ("copy", "linear") else ["--minutes", f"{minutes:g}"]
+    call = [method, str(data), "--sources", sources, "--target", target, "--out", str(run), *words, *budget]
+    if run.exists():
+        call.append("--resume")
+    print("$ OMP_NUM_THREADS=1 python benchmarks/cpu_clock.py train", *call, flush=True)
+    clock = Path(__file__).with_name("cpu_clock.py")
+    command = [sys.executable, str(clock), "-q", "train", *call]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def measure(run: Path, data: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """part -> subject -> metrics, the oracle ``structure`` (PSNR after the best affine fit) and, of MAF-Net, the tumour's scores."""
+    protocol = get_protocol("masked-volume")
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for part in PARTS:
+        found[part] = {}
+        for predicted in pipeline.predictions([run], data, part):
+            (image,) = predicted.images.values()
+            scored = score_input(image, predicted.prepared, predicted.target)
+            p, t = (array[scored.mask].astype(float) for array in (scored.prediction, scored.truth))
+            values = {**score(scored, protocol), "structure": decibel(affine_fit(p, t) - t)}
+            for classes, truth in predicted.segmentations.values():
+                values |= score_segmentation(classes, truth, predicted.prepared.spacing)
+            found[part][predicted.prepared.name] = values
+    return found
+
+
+def subsets(run: Path, data: Path) -> dict[str, dict[str, float]]:
+    """subset of sources -> held-out subject -> PSNR, of one run that takes any subset."""
+    loaded = load_run(run)
+    config, protocol = loaded.config, get_protocol("masked-volume")
+    cohort = pipeline.index(data)
+    found: dict[str, dict[str, float]] = {}
+    for part in HELD:
+        for case in pipeline.select(cohort, loaded.split, part):
+            whole = prepare_case(case, (*config.sources, *config.targets), config.prepare, config.targets, loaded.landmarks)
+            for size in range(1, len(config.sources) + 1):
+                for names in combinations(config.sources, size):
+                    kept = {name: whole.images[name] for name in (*names, *config.targets)}
+                    image = predict_case(loaded.method, replace(whole, images=kept))[config.targets[0]]
+                    value = score(score_input(image, whole, config.targets[0]), protocol)["psnr"]
+                    found.setdefault("+".join(names), {})[case.name] = value
+    return found
+
+
+def gains(found: dict[str, dict[str, float]]) -> list[tuple[str, str, float]]:
+    """(subset, source that is added to it, mean change of PSNR over subjects)."""
+    return [
+        (
+            small,
+            next(iter(set(large.split("+")) - set(small.split("+")))),
+            mean(found[large].values()) - mean(found[small].values()),
+        )
+        for small in found
+        for large in found
+        if set(small.split("+")) < set(large.split("+")) and large.count("+") == small.count("+") + 1
+    ]
+
+
+def average(found: dict[str, Any], metric: str, parts: Sequence[str] = HELD) -> float:
+    """Mean over the subjects of some parts."""
+    return mean(values[metric] for part in parts for values in found[part].values())
+
+
+def row(plan: str, found: dict[str, Any], result: dict[str, Any]) -> str:
+    """One line of the table of image scores."""
+    each = " ".join(f"{values['psnr']:.2f}" for part in HELD for values in found[part].values())
+    numbers = [f"{average(found, metric):9.3f}" for metric in ("psnr", "ssim", "nmse")]
+    tail = [f"{average(found, 'structure'):9.2f}", f"{average(found, 'psnr', ['train']):8.2f}"]
+    speed = [f"{result.get('steps', 0):7d}", f"{result.get('steps_per_s', 0):8.2f}", f"{result.get('peak_gb', 0):8.2f}"]
+    return f"{plan:16s}{''.join(numbers)}{''.join(tail)}{''.join(speed)}  {each}"
+
+
+def tumour_rows(results: dict[str, Any]) -> list[str]:
+    """The table of tumour scores of the held-out subjects."""
+    lines = []
+    for plan, entry in results.items():
+        subjects = [values for part in HELD for values in entry["scores"][part].values()]
+        if "dice_WT" not in subjects[0]:
+            continue
+        dice = " ".join(f"{mean(values[f'dice_{region}'] for values in subjects):7.3f}" for region in REGIONS)
+        distance = "  ".join(f"{summarise_assd([values[f'assd_{region}'] for values in subjects]).text:>24s}" for region in REGIONS)
+        lines.append(f"{plan:16s}{dice}  {distance}")
+    if lines:
+        lines.insert(0, f"{'':16s}{'Dice WT':>7s} {'TC':>7s} {'ET':>7s}  {'ASSD WT':>24s}  {'TC':>24s}  {'ET':>24s}")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--task", choices=sorted(TASKS), default="flair")
+    parser.add_argument("--minutes", type=float, default=12.0)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
+    parser.add_argument("--table-only", action="store_true", help="score the runs that are finished")
+    words = parser.parse_args()
+    plans = [name for name in PLANS[words.task] if not words.only or name in words.only.split(",")]
+    runs = {plan: words.out / words.task / plan for plan in plans}
+    if not words.table_only:
+        with ThreadPoolExecutor(words.jobs) as pool:
+            list(pool.map(lambda plan: train(words.task, plan, words.data, runs[plan], words.minutes), plans))
+    results: dict[str, Any] = {}
+    for plan, run in runs.items():
+        if not (run / "run.json").is_file() or json.loads((run / "run.json").read_text())["status"] != "finished":
+            print(f"{plan}: not finished, left out")
+            continue
+        results[plan] = {"info": load_run(run).info["result"], "scores": measure(run, words.data)}
+    head = f"{'':16s}{'psnr dB':>9s}{'ssim':>9s}{'nmse':>9s}{'struct.':>9s}{'train':>8s}{'steps':>7s}{'steps/s':>8s}{'RSS GB':>8s}"
+    lines = [f"{TASKS[words.task][0]} -> {TASKS[words.task][1]}, masked-volume, validation and test subjects", ""]
+    lines += [head + "  psnr of each", *(row(plan, entry["scores"], entry["info"]) for plan, entry in results.items())]
+    if tumours := tumour_rows(results):
+        lines += ["", "tumour segmentation by MAF-Net, with the synthetic T1ce and without, ASSD in mm", "", *tumours]
+    record: dict[str, Any] = {"task": words.task, "minutes": words.minutes, "seed": 0, "runs": results}
+    if words.task == "t1ce" and "milr" in results:
+        found = subsets(runs["milr"], words.data)
+        changes = gains(found)
+        record["subsets"] = found
+        lines += ["", "MILR, trained once with three sources, from each subset: psnr dB", ""]
+        lines += [
+            f"{names:18s}{mean(values.values()):8.2f}  {' '.join(f'{v:.2f}' for v in values.values())}"
+            for names, values in found.items()
+        ]
+        lines += ["", "what adding a source changes, mean over subjects: dB", ""]
+        lines += [f"{small:18s}+ {added:8s}{change:+7.2f}" for small, added, change in changes]
+    command = f"python benchmarks/compare_methods.py brats18 OUT --task {words.task} --minutes {words.minutes:g}"
+    write(f"methods_{words.task}", command, record, "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
