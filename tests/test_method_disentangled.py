@@ -251,7 +251,7 @@ def test_the_pseudo_target_is_what_the_specific_encoder_reads_and_can_be_asked_f
         extra = method.extra(batch, "pseudo_target")
     assert list(extra) == ["FLAIR"] and torch.equal(extra["FLAIR"], read[0])
     assert method.spec.extras == ("pseudo_target",)
-    with pytest.raises(UsageError, match="attention.*it gives pseudo_target"):
+    with pytest.raises(UsageError, match=r"attention.*it gives pseudo_target"):
         method.extra(batch, "attention")
 
 
@@ -298,13 +298,13 @@ def test_the_style_is_of_the_pseudo_target_alone_and_the_anatomy_of_the_sources(
     images = [torch.rand(1, 1, 32, 32) for _ in SOURCES]
     same, _ = generator(images)
     with torch.no_grad():
-        generator.laf.offsets += 1
+        generator.laf.offsets.add_(1)
     assert not torch.allclose(generator(images)[0], same)
     with torch.no_grad():
         generator.specific.style.weight.zero_()  # no style: what LAF gives no longer matters
     plain, _ = generator(images)
     with torch.no_grad():
-        generator.laf.offsets += 1
+        generator.laf.offsets.add_(1)
     assert torch.equal(generator(images)[0], plain)
 
 

@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from conftest import Run
 from synthmr import cli, pipeline
 from synthmr.batch import Batch
 from synthmr.errors import DataError, UsageError
+from synthmr.infer.predict import predict_case
 from synthmr.methods.milr import FUSIONS, MAX_TURN, Aligner, Milr, MilrOptions, disagreement, fuse, warp
+from synthmr.prepare.case import prepare_case
 from synthmr.run import load_run
 from synthmr.train.loop import train
 from tiny_run import SPLIT, make_store, tiny_config
@@ -89,9 +92,9 @@ def test_widths_and_number_of_parameters_are_the_papers() -> None:
     assert (last.in_channels, last.out_channels, last.kernel_size) == (80, 1, (1, 1))
     for each in (*layers(encoder), *body):
         assert (each.kernel_size, each.stride, each.padding, each.padding_mode) == ((3, 3), (1, 1), (1, 1), "replicate")
-    assert count(encoder) == weights_of(ENCODER) == 465_488
+    assert count(encoder) == weights_of(ENCODER) == 521_744
     assert count(decoder) == weights_of(DECODER) + 81 == 37_073
-    assert count(method) == 3 * 465_488 + 2 * 37_073
+    assert count(method) == 3 * 521_744 + 2 * 37_073
     assert {*method.encoders} == set(SOURCES) and {*method.decoders} == set(TARGETS) and not method.aligners
     slopes = {part.negative_slope for part in method.modules() if isinstance(part, nn.LeakyReLU)}
     assert slopes == {0.3}
@@ -100,7 +103,7 @@ def test_widths_and_number_of_parameters_are_the_papers() -> None:
 
 
 def test_options_change_the_widths_that_they_name() -> None:
-    assert count(make(filters=32, lesion_mask=True).encoders["T1w"]) == 465_488 + 9 * 32
+    assert count(make(filters=32, lesion_mask=True).encoders["T1w"]) == 521_744 + 9 * 32
     hemis = make(filters=32, fusion="hemis")
     assert layers(hemis.encoders["T1w"])[-1].out_channels == 8  # Section IV-E: mean and variance make 16
     assert count(hemis.decoders["FLAIR"]) == 37_073
@@ -495,7 +498,8 @@ def test_misalignment_is_a_small_rigid_motion() -> None:
     torch.manual_seed(1)
     found = np.stack([centres(each) for each in method._moved(many)])
     shift = np.abs(found[:, 0] - places[0])
-    assert shift.max() <= 3.05 and (shift.max(axis=0) > 2.5).all()
+    # the rotation turns the shift, too
+    assert shift.max() <= 3 * (1 + math.sin(MAX_TURN)) and (shift.max(axis=0) > 2.5).all()
     right, below = found[:, 1] - found[:, 0], found[:, 2] - found[:, 0]
     turned = np.degrees(np.arctan2(right[:, 0], right[:, 1]))
     assert 4 < np.abs(turned).max() <= math.degrees(MAX_TURN) + 0.1
@@ -630,13 +634,13 @@ def test_a_cohort_whose_cases_lack_contrasts(synthmr: Run, run3: Path, data: Pat
         (cohort / name).mkdir(parents=True)
         for contrast in (*kept, "mask"):
             shutil.copy(data / "sub-002" / f"{contrast}.nii.gz", cohort / name)
-    done = synthmr("synthesize", run3, cohort, "--out", out, code=1)
+    done = synthmr("synthesize", run3, cohort, "--out", out, code=1, OMP_NUM_THREADS="1")
     assert "2 written, 0 already there, 1 failed" in done.stdout
     assert "case c has none of T1w, T2w, PDw, of which this run needs one or more; it has FLAIR." in " ".join(done.stderr.split())
     assert len(list(out.glob("*.nii.gz"))) == 4
     for name, names in (("a", ("T2w",)), ("b", ("T1w", "PDw"))):
         one = tmp_path / f"{name}.nii.gz"
-        synthmr("synthesize", run3, *words_of(cohort / name, names), "--mask", cohort / name / "mask.nii.gz", "-o", one)
+        call("synthesize", run3, *words_of(cohort / name, names), "--mask", cohort / name / "mask.nii.gz", "-o", one)
         for target in TARGETS:
             single, many = tmp_path / f"{name}_{target}.nii.gz", out / f"{name}_desc-synth_{target}.nii.gz"
             assert single.read_bytes() == many.read_bytes()
@@ -662,8 +666,19 @@ def test_other_planes(run3: Path, data: Path, tmp_path: Path, call: Call) -> Non
     assert np.array_equal(arrays[""], arrays["axial"])
     for one, two in itertools.combinations(("axial", "coronal", "sagittal"), 2):
         assert not np.array_equal(arrays[one], arrays[two])
-        # convolutions see the same neighbours in every view: it is the same anatomy, in place
-        assert np.corrcoef(arrays[one][mask], arrays[two][mask])[0, 1] > 0.5
+    # a view is the axial view of a volume whose axes are exchanged
+    run = load_run(run3)
+    prepared = prepare_case(pipeline.index(data).case("sub-003"), SOURCES, run.config.prepare, run.config.targets)
+    for plane, axes in (("coronal", (0, 2, 1)), ("sagittal", (1, 2, 0))):
+        turned = replace(
+            prepared,
+            images={name: image.transpose(axes) for name, image in prepared.images.items()},
+            mask=prepared.mask.transpose(axes),
+        )
+        known = run.target_normalizers
+        direct = predict_case(run.method, prepared, ["FLAIR"], plane, normalizers=known)["FLAIR"]
+        other = predict_case(run.method, turned, ["FLAIR"], "axial", normalizers=known)["FLAIR"]
+        assert np.array_equal(direct.transpose(axes), other)
     words = [*words_of(case, SOURCES), "-o", tmp_path / "no.nii.gz", "--plane", "oblique"]
     assert "'oblique'; allowed: sagittal, coronal, axial" in call("synthesize", run3, *words, code=2)
     assert not list(tmp_path.glob("no*"))
@@ -715,8 +730,8 @@ def test_lesions_on_request(lesion_run: Path, data: Path, tmp_path: Path, call: 
         assert ("segmentation" in {entry["contrast"] for entry in sidecar["inputs"]}) == (number != 1)
         assert sidecar["settings"].get("lesion_mask") == ("none" if number == 1 else None)
     # a result of another mask is not taken for this one
-    text = call("synthesize", lesion_run, folder, "--out", tmp_path / "out0", "--lesion-mask", "none", code=1)
-    assert "stems from other input files" in " ".join(text.split())
+    summary = pipeline.synthesize_cohort(lesion_run, folder, tmp_path / "out0", lesion=Path("none"))
+    assert "stems from other input files" in summary.failed["x"]
 
 
 def test_lesion_masks_that_cannot_be(lesion_run: Path, run3: Path, data: Path, tmp_path: Path, call: Call) -> None:
@@ -760,14 +775,11 @@ def test_fusion_maps_as_files(run3: Path, data: Path, tmp_path: Path, call: Call
 
 
 def test_frozen_is_no_option_of_training(data: Path) -> None:
-    with pytest.raises(UsageError, match="options.frozen: `synthmr extend` fills it in"):
+    with pytest.raises(UsageError, match=r"options\.frozen: `synthmr extend` fills it in"):
         pipeline.configure("milr", "T1w", "FLAIR", settings=["options.frozen=T1w"])
 
 
 def test_a_run_whose_case_lacks_every_source_in_memory(run3: Path, data: Path) -> None:
-    from synthmr.infer.predict import predict_case
-    from synthmr.prepare.case import prepare_case
-
     run = load_run(run3)
     cohort = pipeline.index(data)
     prepared = prepare_case(cohort.cases[0], ("FLAIR",), run.config.prepare, run.config.targets)

@@ -238,7 +238,7 @@ class _Job:
         from synthmr.infer.extras import labels_of
 
         given = [name for name in self.run.config.sources if name in case.images]
-        return tuple(label for name in self.extras for label in labels_of(name, given))
+        return tuple(label for name in self.extras for label in labels_of(self.run.method, name, given))
 
     def inputs(self, case: Case) -> dict[str, Path]:
         """The files of a case that go in: its sources, then the mask and, for methods that need it, the segmentation.
@@ -357,6 +357,8 @@ class _Job:
         if contrast == SEGMENTATION:
             return {"units": "labels: 1 necrosis and non-enhancing, 2 edema, 4 enhancing; largest component of the whole tumour"}
         if contrast not in self.run.target_normalizers:
+            if contrast.startswith("pseudo_target"):
+                return {"units": "normalised units of the target, as the network sees them; 0 outside the brain"}
             return {"units": "a share between 0 and 1; the shares of all sources add up to 1 inside the brain"}
         return {"units": UNITS[self.intensity], "target_normalizer": dict(self.run.target_normalizers[contrast])}
 

@@ -40,9 +40,9 @@ def check_extras(method: Any, names: Sequence[str]) -> None:
         method.check_extra(name)
 
 
-def labels_of(name: str, given: Sequence[str]) -> tuple[str, ...]:
-    """What the files of a map are called: ``segmentation``, or one a given source: ``attention-T1w``."""
-    return (name,) if name == SEGMENTATION else tuple(f"{name}-{source}" for source in given)
+def labels_of(method: NeuralMethod, name: str, given: Sequence[str]) -> tuple[str, ...]:
+    """What the files of a map are called: ``segmentation``, or for example one a given source: ``attention-T1w``."""
+    return (name,) if name == SEGMENTATION else method.extra_labels(name, given)
 
 
 class _View(NeuralMethod):
@@ -94,7 +94,7 @@ def predict_extra(
     """
     check_extras(method, [name])
     given = [source for source in method.sources if source in prepared.images]
-    labels = [f"class {number}" for number in range(len(CLASSES))] if name == SEGMENTATION else labels_of(name, given)
+    labels = [f"class {number}" for number in range(len(CLASSES))] if name == SEGMENTATION else labels_of(method, name, given)
     plain = {**(normalizers or {}), **dict.fromkeys(labels, _PLAIN)}
     maps = predict_case(_View(method, name, labels), prepared, None, plane, settings, plain, canvas)
     if name != SEGMENTATION:

@@ -163,8 +163,12 @@ class NeuralMethod(nn.Module):
         if name not in self.spec.extras:
             raise UsageError(f"{self.spec.name} gives no map {name!r}; it gives {', '.join(self.spec.extras) or 'none'}.")
 
+    def extra_labels(self, name: str, given: Sequence[str]) -> tuple[str, ...]:
+        """What the parts of a map are called: ``name-source`` for each source given, unless a method says otherwise."""
+        return tuple(f"{name}-{source}" for source in given)
+
     def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
-        """A map that the method can give beside the images: ``(B, 1, H, W)`` float32 a source, under ``name-source``.
+        """A map that the method can give beside the images: label of `extra_labels` -> ``(B, 1, H, W)`` float32.
 
         ``segmentation`` is one entry of that name, ``(B, classes, H, W)`` probabilities.
 

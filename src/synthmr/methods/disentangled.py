@@ -1,6 +1,6 @@
 """Disentangled synthesis: deep learning based multi-modal computing with feature disentanglement for MRI image synthesis.
 
-Y. Fei, B. Zhan, M. Hong, X. Wu, J. Zhou, Y. Wang, Medical Physics 48(7), 2021, doi 10.1002/mp.14929.
+Y. Fei et al., Medical Physics, 2021, doi 10.1002/mp.14929.
 
 What all contrasts share (anatomy) and what one contrast is alone (texture, contrast) go separate ways. Each source has a shared
 encoder, SRE (Section II-A-1); Cat-Conv fuses their maps (II-A-3). The target's own look would come from the target, which nobody
@@ -9,10 +9,11 @@ reads a mean and a deviation from it. AdaIN (Eq. 2) puts them in the place of th
 in the decoder (II-A-4). A discriminator that sees the sources too judges the result (II-B).
 
 Where the paper is silent or contradicts itself:
-- Eq. 5 prints L1 norms and II-C weights of 0.1. Read as means over pixels, as everywhere else, the adversarial term is an order
-  of magnitude above them; read as the printed sums over 256x256 pixels they would be 6554 such means. ``paper`` takes 0.1 and the
-  mean, to the letter of the text; the paper's baseline, pix2pix, uses 100 (``--set l1_weight=100 --set pseudo_weight=100``),
-  and so does ``fast``.
+- II-C sets both weights of Eq. 5 to 0.1, on what it prints as L1 norms. Taken as sums over 256x256 pixels these would be 6554
+  means; here they are means, as in all our methods, and ``paper`` keeps the 0.1. That works poorly: the adversarial term is an
+  order of magnitude larger (``fast`` on eight BraTS subjects, one run each, steps 100 to 240: 12.8 to 15.0 dB on validation, up
+  and down, against 15.5 to 16.1 with 100). The paper's baseline, pix2pix, has 100 (``--set l1_weight=100 --set
+  pseudo_weight=100``), and so does ``fast``.
 - Eq. 4 prints 1 - log(D(G)) where log(1 - D(G)) is meant for D. For G the printed form is the non-saturating objective, which
   `parts.gan` uses (``gan=log``; the sigmoid is in the objective, not in the network). D's loss is halved there, which Adam does
   not see.
@@ -434,9 +435,12 @@ class Disentangled(NeuralMethod):
         image, _ = self.generator([batch.images[name] for name in sources])
         return {name: image.float() for name in targets}
 
+    def extra_labels(self, name: str, given: Sequence[str]) -> tuple[str, ...]:
+        """One image, of the target."""
+        return (f"{name}-{self.targets[0]}",)
+
     def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
-        """``pseudo_target``: what LAF makes of the sources, under the target's name, ``(B, 1, H, W)``."""
-        if name != "pseudo_target":
-            return super().extra(batch, name)
+        """``pseudo_target``: what LAF makes of the sources, ``(B, 1, H, W)`` in normalised units."""
+        self.check_extra(name)
         sources, targets = check_wanted(self, batch, None)
-        return {targets[0]: self.generator.laf(batch.stack(sources)).float()}
+        return {f"{name}-{targets[0]}": self.generator.laf(batch.stack(sources)).float()}

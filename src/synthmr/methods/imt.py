@@ -210,7 +210,6 @@ _PAPER: Mapping[str, Any] = {
     "sample.mode": "slices",
     "sample.crop": (240, 240),
     "sample.resize": (256, 256),
-    "sample.resize": (256, 256),
     "sample.batch": 1,
     "sample.min_brain": 0.0,
     "train.epochs": 600,
