@@ -105,7 +105,10 @@ class Sampler:
         self._subject = np.asarray([people[store.subject(name)] for name in names])[self._samples[:, 0]]
         count = len(np.unique(self._subject))
         if not paired and count < 2:
-            raise DataError(f"unpaired training needs slices of at least 2 subjects and has {count}; add subjects or train paired.")
+            raise DataError(
+                f"unpaired training needs slices of at least 2 subjects and has {count}; add subjects, or train"
+                " a method on pairs (imt, milr, unet)."
+            )
         self._orders: dict[int, np.ndarray] = {}
         self._tables: dict[tuple[int, str], np.ndarray] = {}
 

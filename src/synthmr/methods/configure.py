@@ -8,6 +8,7 @@ from typing import Any
 
 from synthmr.config import SECTIONS, RunConfig, check_resize, from_dict, merge, nest, parse_settings
 from synthmr.errors import UsageError, did_you_mean
+from synthmr.methods import registry
 from synthmr.methods.contract import check_request, is_paired
 
 BUDGETS = ("steps", "epochs", "minutes")
@@ -73,7 +74,7 @@ def build_config(
     if getattr(config.options, "frozen", ()):
         raise UsageError("options.frozen: `synthmr extend` fills it in, of a trained run's contrasts; leave it out.")
     _check_training(config, method)
-    check_request(method.spec, config.sources, config.targets, value_range(config.prepare.normalizer))
+    check_request(method.spec, config.sources, config.targets, value_range(config.prepare.normalizer), registry.serving)
     if config.prepare.source_normalizer:
         value_range(config.prepare.source_normalizer)  # refuses an unknown name
     return config

@@ -230,7 +230,13 @@ def is_paired(spec: Spec, sample: SampleConfig) -> bool:
     return sample.paired == "on"
 
 
-def check_request(spec: Spec, sources: Sequence[str], targets: Sequence[str], output_range: tuple[float, float] | None) -> None:
+def check_request(
+    spec: Spec,
+    sources: Sequence[str],
+    targets: Sequence[str],
+    output_range: tuple[float, float] | None,
+    serving: Callable[[int, int], Sequence[str]] = lambda sources, targets: (),
+) -> None:
     """Refuse what a method cannot do, before anything is built.
 
     Args:
@@ -238,6 +244,7 @@ def check_request(spec: Spec, sources: Sequence[str], targets: Sequence[str], ou
         sources: contrasts that go in.
         targets: contrasts that come out.
         output_range: (low, high) of the target normaliser's values; None where they are unbounded.
+        serving: number of sources and of targets -> names of the methods that take them, for the message.
 
     Raises:
         UsageError: number of sources or targets, a contrast named twice or on both sides, or a normaliser whose values the
@@ -247,9 +254,9 @@ def check_request(spec: Spec, sources: Sequence[str], targets: Sequence[str], ou
         if not low <= len(names) <= high:
             span = f"{low}" if low == high else f"{low} to {high}"
             given = f"{len(names)} ({', '.join(names)})"
-            raise UsageError(
-                f"{spec.name} takes {span} {word} contrasts and was given {given}; `synthmr methods` shows what each takes."
-            )
+            others = ", ".join(serving(len(sources), len(targets)))
+            fix = f"use {others}" if others else "`synthmr methods` shows what each takes"
+            raise UsageError(f"{spec.name} takes {span} {word} contrasts and was given {given}; {fix}.")
         if len(set(names)) < len(names):
             raise UsageError(f"{', '.join(names)} names a {word} contrast twice; name each once.")
     both = sorted(set(sources) & set(targets))

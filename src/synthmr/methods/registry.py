@@ -57,3 +57,13 @@ def load(name: str) -> Any:
     if not attribute or not hasattr(home, attribute):
         raise UsageError(f"method {name} is said to be {found[name]!r}, which is no class; mend the package that adds it.")
     return getattr(home, attribute)
+
+
+def serving(sources: int, targets: int) -> list[str]:
+    """Our methods that take so many sources and targets."""
+    found = []
+    for name in METHODS:
+        spec = load(name).spec
+        if spec.sources[0] <= sources <= spec.sources[1] and spec.targets[0] <= targets <= spec.targets[1]:
+            found.append(name)
+    return found
