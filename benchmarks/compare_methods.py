@@ -30,6 +30,7 @@ from quality_hinet import affine_fit, decibel
 from synthmr import pipeline
 from synthmr.evaluate.protocols import get_protocol, score, score_input
 from synthmr.evaluate.segmentation import score_segmentation, summarise_assd
+from synthmr.infer.canvas import Canvas
 from synthmr.infer.predict import predict_case
 from synthmr.prepare.case import prepare_case
 from synthmr.run import load_run
@@ -65,7 +66,7 @@ def train(task: str, plan: str, data: Path, run: Path, minutes: float) -> None:
 
 
 def measure(run: Path, data: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """part -> subject -> metrics, the oracle ``structure`` (PSNR after the best affine fit) and, of MAF-Net, the tumour's scores."""
+    """part -> subject -> metrics, the oracle ``structure`` (PSNR after an affine fit) and, of MAF-Net, the tumour scores."""
     protocol = get_protocol("masked-volume")
     found: dict[str, dict[str, dict[str, float]]] = {}
     for part in PARTS:
@@ -93,7 +94,9 @@ def subsets(run: Path, data: Path) -> dict[str, dict[str, float]]:
             for size in range(1, len(config.sources) + 1):
                 for names in combinations(config.sources, size):
                     kept = {name: whole.images[name] for name in (*names, *config.targets)}
-                    image = predict_case(loaded.method, replace(whole, images=kept))[config.targets[0]]
+                    image = predict_case(loaded.method, replace(whole, images=kept), canvas=Canvas.of(config.sample))[
+                        config.targets[0]
+                    ]
                     value = score(score_input(image, whole, config.targets[0]), protocol)["psnr"]
                     found.setdefault("+".join(names), {})[case.name] = value
     return found

@@ -386,7 +386,7 @@ def test_weights_that_do_not_fit(base: Path) -> None:
     narrow = build_method(replace(run.config, options=replace(run.config.options, filters=2)))
     with pytest.raises(RunError, match="do not fit the extended network: encoders"):
         adopt(narrow, run)
-    with pytest.raises(RunError, match="do not fit the extended network: decoders.FLAIR"):
+    with pytest.raises(RunError, match=r"do not fit the extended network: decoders\.FLAIR"):
         adopt(build_method(replace(run.config, targets=("PDw",))), run)
 
 

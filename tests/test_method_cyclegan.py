@@ -14,7 +14,8 @@ from synthmr.batch import Batch
 from synthmr.errors import UsageError
 from synthmr.methods.configure import build_config
 from synthmr.methods.contract import is_paired
-from synthmr.methods.cyclegan import SKIP_REACH, CycleGAN, CycleGANOptions, Generator, cycle_loss, identity_of_f, identity_of_g
+from synthmr.methods.cyclegan import CycleGAN, CycleGANOptions, Generator, cycle_loss, identity_of_f, identity_of_g
+from synthmr.methods.parts.resnet import SKIP_REACH
 from synthmr.prepare.normalize import value_range
 from synthmr.train.schedule import learning_rate
 

@@ -768,8 +768,8 @@ def test_fusion_maps_as_files(run3: Path, data: Path, tmp_path: Path, call: Call
     out = tmp_path / "made.nii.gz"
     call("synthesize", run3, *words_of(case, ("T2w", "PDw")), "--mask", case / "mask.nii.gz", "-o", out, "--extra", "fusion")
     names = {path.name for path in tmp_path.glob("*.nii.gz")}
-    assert names == {f"made_{label}.nii.gz" for label in (*TARGETS, "fusion-T2w", "fusion-PDw")}
-    total = sum(voxels(tmp_path / f"made_fusion-{name}.nii.gz") for name in ("T2w", "PDw"))
+    assert names == {f"made_{label}.nii.gz" for label in (*TARGETS, "synth-fusion-T2w", "synth-fusion-PDw")}
+    total = sum(voxels(tmp_path / f"made_synth-fusion-{name}.nii.gz") for name in ("T2w", "PDw"))
     brain = voxels(case / "mask.nii.gz") > 0
     np.testing.assert_allclose(total, brain, atol=1e-6)
 

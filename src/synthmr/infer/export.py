@@ -58,8 +58,8 @@ class Summary:
 def output_path(out: Path, case: str, contrast: str) -> Path:
     """Where a cohort's result goes."""
     what, _, source = contrast.partition("-")
-    if source:  # a map of a method: attention-T1w, fusion-T2w
-        return out / f"{case}_desc-{what}_{source}.nii.gz"
+    if source:  # a map of a method: attention-T1w, fusion-T2w; its name must not make it an acquired T1w
+        return out / f"{case}_rec-{what.replace('_', '')}_desc-synth_{source}.nii.gz"
     return out / f"{case}_desc-synth_{'dseg' if contrast == SEGMENTATION else contrast}.nii.gz"
 
 
@@ -84,7 +84,7 @@ def synthesize_files(
         intensity: scanner or normalized.
         settings: how to predict.
         overwrite: replace what is there. Without it a result that is done already is left as it is.
-        extras: maps to write too, of ``spec.extras``; their names are put before the suffix.
+        extras: maps to write too, of ``spec.extras``; ``synth-`` and their names are put before the suffix.
         lesion: for runs that read a lesion mask: the mask, or the path ``none`` for no lesion.
 
     Returns:
@@ -113,7 +113,7 @@ def synthesize_files(
     job = _Job(run, intensity, settings or InferSettings(), overwrite, extras, lesion)
     case = job.with_lesion(case)
     suffix = output.name[len(stem(output)) :]
-    outputs |= {label: output.with_name(f"{stem(output)}_{label}{suffix}") for label in job.labels(case)}
+    outputs |= {label: output.with_name(f"{stem(output)}_synth-{label}{suffix}") for label in job.labels(case)}
     job.check_outputs(case, outputs)
     if not job.is_done(case, outputs):
         job.synthesize(case, outputs)

@@ -12,6 +12,7 @@ What differs, and why:
   target or a generated image, that one image stands on all N.
 - The public code's least-squares objective, antialiased down- and upsampling and layers 0, 4, 8, 12, 16 are the defaults.
 - Section 3 sums the loss over layers and places; ours is the mean, as in the public code.
+- ``skip`` is ours, off by default and on in ``fast``: see `parts.resnet.Skip`.
 - ``sample.paired=on`` draws both sides from one subject. ``l1_weight`` then adds a supervised L1; without pairs it is refused.
 """
 
@@ -32,7 +33,7 @@ from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_loss
 from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
-from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder
+from synthmr.methods.parts.resnet import LEAST, ResnetDecoder, ResnetEncoder, Skip
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -55,6 +56,7 @@ class CutOptions:
         temperature: tau.
         l1_weight: of a supervised L1; needs sample.paired=on.
         discriminator_rate: the discriminator's learning rate as a factor of the generator's.
+        skip: the generator adds what it draws to its input; not in the paper.
     """
 
     filters: int = 64
@@ -70,6 +72,7 @@ class CutOptions:
     temperature: float = 0.07
     l1_weight: float = 0.0
     discriminator_rate: float = 1.0
+    skip: bool = False
 
     def __post_init__(self) -> None:
         if self.gan not in OBJECTIVES:
@@ -96,13 +99,17 @@ class Generator(nn.Module):
         self.layers = options.layers
         self.encoder = ResnetEncoder(inputs, options.filters, options.blocks)
         self.decoder = ResnetDecoder(1, options.filters, 0)
+        self.skip = Skip(inputs, 1) if options.skip else None
+        if options.skip:
+            self.decoder.start_small()
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The generated image and the encoder's maps of what went in."""
         last = len(self.encoder) - 1
         *maps, deepest = self.encoder.features(image, (*(at for at in self.layers if at != last), last))
         found = dict(zip((at for at in self.layers if at != last), maps, strict=True)) | {last: deepest}
-        return self.decoder(deepest), [found[at] for at in self.layers]
+        drawn = self.decoder(deepest) if self.skip is None else self.decoder.beside(deepest, self.skip(image))
+        return drawn, [found[at] for at in self.layers]
 
     def features(self, image: Tensor) -> list[Tensor]:
         """The encoder's maps at the compared layers."""
@@ -145,6 +152,7 @@ class Cut(NeuralMethod):
             "options.discriminator_filters": 16,
             "options.hidden": 64,
             "options.patches": 128,
+            "options.skip": True,
             "sample.batch": 2,
             "augment.flip": 0.5,
             "train.minutes": 12.0,
@@ -208,7 +216,14 @@ class Cut(NeuralMethod):
         return {"D": d_loss.detach(), **{name: loss.detach() for name, loss in losses.items()}}
 
     def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Predict the target."""
+        """Predict the target.
+
+        Raises:
+            UsageError: the images are too small for the generator.
+        """
         sources, targets = check_wanted(self, batch, wanted)
+        height, width = batch.images[sources[0]].shape[2:]
+        if min(height, width) < LEAST:
+            raise UsageError(f"cut's generator needs images of {LEAST}x{LEAST} or more and was given {height}x{width}; pad them.")
         image, _ = self.generator(batch.stack(sources))
         return {name: image.float() for name in targets}

@@ -51,7 +51,7 @@ from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 from synthmr.methods.parts import patchgan, resnet
 from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_loss
 from synthmr.methods.parts.patchgan import PatchGAN
-from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder
+from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder, Skip
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -97,9 +97,6 @@ class CycleGANOptions:
 
 # --- networks and losses ------------------------------------------------------------------------------------------------
 
-#: of `Generator`: how near to -1 and 1 the skip connection alone can bring the output, where atanh would be infinite
-SKIP_REACH = 0.98
-
 
 class Generator(nn.Module):
     """Section 7: ``(B, inputs, H, W) -> (B, outputs, H, W)`` in (-1, 1); H and W are multiples of 4.
@@ -110,18 +107,16 @@ class Generator(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, filters: int, blocks: int, skip: bool = False) -> None:
         super().__init__()
-        *layers, last, _ = ResnetDecoder(outputs, filters, 0)  # the tanh comes after the sum
-        self.body = nn.Sequential(ResnetEncoder(inputs, filters, blocks), *layers, last)
-        self.skip = nn.Conv2d(inputs, outputs, 1, bias=False) if skip else None
-        if self.skip is not None and isinstance(last, nn.Conv2d):
-            nn.init.constant_(self.skip.weight, 1 / inputs)
-            nn.init.normal_(last.weight, 0.0, 0.002)
+        self.encoder = ResnetEncoder(inputs, filters, blocks)
+        self.decoder = ResnetDecoder(outputs, filters, 0)
+        self.skip = Skip(inputs, outputs) if skip else None
+        if skip:
+            self.decoder.start_small()
 
     def forward(self, image: Tensor) -> Tensor:
-        out: Tensor = self.body(image)
-        if self.skip is not None:
-            out = out + self.skip(torch.atanh(SKIP_REACH * image.clamp(-1, 1)))
-        return torch.tanh(out)
+        deepest = self.encoder(image)
+        out: Tensor = self.decoder(deepest) if self.skip is None else self.decoder.beside(deepest, self.skip(image))
+        return out
 
 
 def cycle_loss(x: Tensor, again: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ Where the paper is silent or contradicts itself:
 - Eq. 6 weighs synthesis by 1e-3 for the generator; the discriminator's own objective needs no weight. The heads H learn with G.
 - "10 epochs, then 100 more": the synthesis is trained alone for that share of the run (``alone``).
 - PSNR says nothing of the segmentation, so in the joint stage the last weights are kept, not those of the best PSNR.
+- ``skip`` is ours, off by default and on in ``fast``: see `parts.resnet.Skip`.
 - No schedule is given; constant. Slices with tumour are drawn where every training case has a segmentation.
 """
 
@@ -33,6 +34,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,7 +46,7 @@ from synthmr.methods.parts.blocks import init_normal
 from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_loss
 from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
-from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder
+from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder, Skip
 from synthmr.methods.parts.tumour import CLASSES, CONVENTIONS, convention_of, to_classes
 
 FUSIONS = ("maf", "mean", "single")
@@ -82,6 +84,7 @@ class MafNetOptions:
         hidden: length of the vectors that are compared.
         temperature: tau of Eq. 4.
         discriminator_rate: the discriminator's learning rate as a factor of the generator's; a half in the paper.
+        skip: the generator adds what it draws to its input; not in the paper.
     """
 
     filters: int = 64
@@ -105,6 +108,7 @@ class MafNetOptions:
     hidden: int = 256
     temperature: float = 0.07
     discriminator_rate: float = 0.5
+    skip: bool = False
 
     def __post_init__(self) -> None:
         words: Mapping[str, Sequence[str]] = {
@@ -120,8 +124,14 @@ class MafNetOptions:
         for key in ("filters", "encoder_blocks", "discriminator_filters", "segmenter_filters", "hidden"):
             if getattr(self, key) < 1:
                 raise UsageError(f"options.{key}={getattr(self, key)}: at least 1.")
-        if self.decoder_blocks < 0 or self.patches < 2 or not 0 < self.temperature < math.inf or not 0 <= self.alone <= 1:
-            raise UsageError("options.decoder_blocks is at least 0, patches at least 2, temperature above 0, alone from 0 to 1.")
+        for key, fits, allowed in (
+            ("decoder_blocks", self.decoder_blocks >= 0, "at least 0"),
+            ("patches", self.patches >= 2, "at least 2"),
+            ("temperature", 0 < self.temperature < math.inf, "above 0 and finite"),
+            ("alone", 0 <= self.alone <= 1, "from 0 to 1"),
+        ):
+            if not fits:
+                raise UsageError(f"options.{key}={getattr(self, key):g}: {allowed}.")
         check_layers(self.layers, self.encoder_blocks, "options.encoder_blocks")
         for key in ("segmenter_rate", "synthesis_weight", "nce_weight", "identity_weight", "discriminator_rate"):
             if not 0 <= getattr(self, key) < math.inf:
@@ -159,6 +169,9 @@ class Generator(nn.Module):
         self.encoders = nn.ModuleList(ResnetEncoder(inputs, options.filters, options.encoder_blocks) for _ in range(streams))
         self.maf = MafBlock(sources, 4 * options.filters) if options.fusion == "maf" else None
         self.decoder = ResnetDecoder(1, options.filters, options.decoder_blocks)
+        self.skip = Skip(sources, 1) if options.skip else None
+        if options.skip:
+            self.decoder.start_small()
         self.inputs = inputs
 
     @property
@@ -191,7 +204,9 @@ class Generator(nn.Module):
     def forward(self, images: Sequence[Tensor]) -> tuple[Tensor, list[list[Tensor]]]:
         deepest, compared = self.encode(images)
         fused, _ = self.fuse(deepest)
-        return self.decoder(fused), compared
+        if self.skip is None:
+            return self.decoder(fused), compared
+        return self.decoder.beside(fused, self.skip(torch.cat(list(images), dim=1))), compared
 
     def features(self, image: Tensor) -> list[list[Tensor]]:
         """Maps of one image, ``(B, 1, H, W)``, in every encoder; it stands in for all sources."""
@@ -248,6 +263,7 @@ class MafNet(NeuralMethod):
             "options.synthesis_weight": 1.0,
             "options.hidden": 64,
             "options.patches": 128,
+            "options.skip": True,
             "sample.batch": 2,
             "augment.flip": 0.5,
             "train.minutes": 12.0,
@@ -282,18 +298,23 @@ class MafNet(NeuralMethod):
         """Fall back to synthesis alone where there are no tumour segmentations, and say so.
 
         Raises:
-            UsageError: ``joint=true`` without tumour segmentations.
+            UsageError: ``joint=true`` without tumour segmentations, or labels that are not of the convention that was named.
         """
         options = self.options
         if not options.segmenter:
             return []
         problem = "not every training case has a segmentation"
         if labels is not None:
+            present = np.asarray(sorted(labels))
             try:
-                found = convention_of(labels) if options.labels == "auto" else options.labels
-                self.convention.fill_(list(CONVENTIONS).index(found))
-                return []
+                found = convention_of(present) if options.labels == "auto" else options.labels
+                if to_classes(present, found).any():
+                    self.convention.fill_(list(CONVENTIONS).index(found))
+                    return []
+                problem = "no training case has a tumour label"
             except DataError as error:
+                if options.labels != "auto":
+                    raise UsageError(f"options.labels={options.labels}, but {error}") from None
                 problem = str(error).rstrip(".")
         self.convention.fill_(NO_LABELS)
         if options.joint == "true":
@@ -346,9 +367,16 @@ class MafNet(NeuralMethod):
         return torch.stack(losses).mean()
 
     def segment(self, batch: Batch, synthetic: Tensor) -> Tensor:
-        """Scores of the four classes, ``(B, 4, H, W)`` float32, from the sources and, unless left out, the synthetic target."""
+        """Scores of the four classes, ``(B, 4, H, W)`` float32, from the sources and, unless left out, the synthetic target.
+
+        Raises:
+            UsageError: there is no U-Net, or its deepest layer would have a single pixel to normalise.
+        """
         if self.segmenter is None:
             raise UsageError("this run of mafnet has no tumour U-Net (options.segmenter=false).")
+        height, width = synthetic.shape[2:]
+        if max(height, width) <= self.spec.divisor:
+            raise UsageError(f"mafnet's tumour U-Net needs images of more than {height}x{width}; use larger patches, or pad them.")
         inputs = [batch.stack(self.sources)]
         if self.options.segmenter_input == "synthetic":
             inputs.append(synthetic.to(inputs[0].dtype))

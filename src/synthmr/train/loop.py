@@ -23,6 +23,7 @@ from synthmr.errors import DataError, RunError, SynthmrError, UsageError
 from synthmr.infer.canvas import Canvas
 from synthmr.infer.precision import Precision, resolve_precision
 from synthmr.methods.contract import FittedMethod, is_paired
+from synthmr.methods.parts.tumour import present_in
 from synthmr.run import WEIGHTS, LoadedRun, RunFolder, build_method, refuse_used, run_hash
 from synthmr.train.checkpoint import State, load_last, save_best, save_last
 from synthmr.train.extend import adopt, inherit
@@ -462,7 +463,7 @@ def _labels(method: Any, store: Store, split: Split) -> tuple[int, ...] | None:
     found = [store[name].segmentation for name in names]
     if "segmentation" not in (*method.needs, *method.spec.extras) or any(labels is None for labels in found):
         return None
-    return tuple(sorted({int(label) for labels in found for label in np.unique(np.asarray(labels))}))
+    return tuple(sorted({label for labels in found for label in present_in(np.asarray(labels))}))
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

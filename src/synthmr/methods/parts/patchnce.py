@@ -61,7 +61,8 @@ def nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     Returns:
         A scalar: the mean over places and samples.
     """
-    similar = queries.float() @ keys.float().detach().transpose(1, 2) / temperature
+    with torch.autocast(queries.device.type, enabled=False):  # it would multiply in bf16 whatever the inputs
+        similar = queries.float() @ keys.float().detach().transpose(1, 2) / temperature
     own = torch.arange(similar.shape[1], device=similar.device).expand(similar.shape[0], -1)
     return F.cross_entropy(similar.flatten(0, 1), own.flatten())
 
