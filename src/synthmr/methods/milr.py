@@ -256,11 +256,9 @@ class Milr(NeuralMethod):
             "train.lr": 1e-3,
             "train.beta1": 0.9,
             "train.weight_decay": 1e-2,
-            "train.schedule": "cosine",
-            "train.decay_start": 0.4,
+            "train.schedule": "constant",
             "train.warmup": 50,
             "train.clip": 10.0,
-            "train.ema": 0.998,
         },
     }
 

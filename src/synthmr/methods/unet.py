@@ -15,7 +15,7 @@ from monai.networks.nets import BasicUNet
 from torch import Tensor
 
 from synthmr.batch import Batch
-from synthmr.errors import UsageError
+from synthmr.errors import UsageError, did_you_mean
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 
 
@@ -25,13 +25,17 @@ class UNetOptions:
 
     Attributes:
         filters: width of the first level; four poolings double it up to 16 times.
+        norm: instance (the slice's own statistics) or batch (running statistics in prediction).
     """
 
     filters: int = 64
+    norm: str = "instance"
 
     def __post_init__(self) -> None:
         if self.filters < 1:
             raise UsageError(f"options.filters={self.filters}: at least 1.")
+        if self.norm not in ("instance", "batch"):
+            raise UsageError(f"options.norm={self.norm!r}: {did_you_mean(self.norm, ('instance', 'batch'))}")
 
 
 class UNet(NeuralMethod):
@@ -51,17 +55,23 @@ class UNet(NeuralMethod):
         "paper": {"train.epochs": 100, "train.lr": 2e-4, "sample.batch": 8},
         "fast": {
             "options.filters": 16,
+            "options.norm": "batch",
             "sample.batch": 8,
             "augment.flip": 0.5,
+            "augment.rotate": 10.0,
+            "augment.scale": 0.1,
+            "augment.shift": 5.0,
+            "augment.mix": 0.8,
+            "augment.gain": 0.1,
+            "augment.gamma": 0.3,
+            "augment.noise": 0.02,
             "train.minutes": 12.0,
             "train.optimizer": "adamw",
             "train.lr": 1e-3,
             "train.beta1": 0.9,
             "train.weight_decay": 1e-2,
-            "train.schedule": "cosine",
-            "train.decay_start": 0.4,
+            "train.schedule": "constant",
             "train.warmup": 50,
-            "train.ema": 0.998,
         },
     }
 
@@ -73,6 +83,7 @@ class UNet(NeuralMethod):
             in_channels=len(self.sources),
             out_channels=len(self.targets),
             features=(width, 2 * width, 4 * width, 8 * width, 16 * width, width),
+            norm=(options.norm, {"affine": True}),
         )
 
     def _output(self, images: Tensor) -> Tensor:
