@@ -161,11 +161,17 @@ def main() -> None:
         with ThreadPoolExecutor(words.jobs) as pool:
             list(pool.map(lambda plan: train(words.task, plan, words.data, runs[plan], words.minutes), plans))
     results: dict[str, Any] = {}
+    kept = words.out / words.task / "scores"
+    kept.mkdir(parents=True, exist_ok=True)
     for plan, run in runs.items():
         if not (run / "run.json").is_file() or json.loads((run / "run.json").read_text())["status"] != "finished":
             print(f"{plan}: not finished, left out")
             continue
-        results[plan] = {"info": load_run(run).info["result"], "scores": measure(run, words.data)}
+        info = load_run(run).info
+        path = kept / f"{plan}_{info['hash']}.json"
+        if not path.is_file():
+            path.write_text(json.dumps(measure(run, words.data)))
+        results[plan] = {"info": info["result"], "scores": json.loads(path.read_text())}
     head = f"{'':16s}{'psnr dB':>9s}{'ssim':>9s}{'nmse':>9s}{'struct.':>9s}{'train':>8s}{'steps':>7s}{'steps/s':>8s}{'RSS GB':>8s}"
     lines = [f"{TASKS[words.task][0]} -> {TASKS[words.task][1]}, masked-volume, validation and test subjects", ""]
     lines += [head + "  psnr of each", *(row(plan, entry["scores"], entry["info"]) for plan, entry in results.items())]

@@ -29,7 +29,8 @@ from tiny_run import tiny_config
 
 SOURCES, TARGETS = ("T1w", "T2w", "FLAIR"), ("T1ce",)
 TINY: dict[str, Any] = {
-    "filters": 4, "encoder_blocks": 5, "decoder_blocks": 1, "discriminator_filters": 4, "segmenter_filters": 4, "hidden": 8, "patches": 40,
+    "filters": 4, "encoder_blocks": 5, "decoder_blocks": 1, "discriminator_filters": 4, "segmenter_filters": 4, "hidden": 8,
+    "patches": 40,
 }  # fmt: skip
 CPU = Runtime(accelerator="cpu")
 
@@ -356,7 +357,7 @@ def test_with_joint_the_generator_learns_from_the_tumour(fabric: Any) -> None:
     assert apart.keys() == without.keys() == joint.keys()
     assert all(torch.equal(apart[key], without[key]) for key in apart)
     moved = {key.split(".")[0] for key in apart if not torch.equal(apart[key], joint[key])}
-    assert moved == {"generator"}  # D and, the attention aside, what the contrastive loss alone trains are as before
+    assert moved == {"generator"}  # D and the heads, which no tumour loss reaches, are as before
     from_sources = generator(segmenter_input="sources")
     assert all(torch.equal(apart[key], from_sources[key]) for key in apart)
 
