@@ -39,7 +39,9 @@ HELD, PARTS = ("validation", "test"), ("validation", "test", "train")
 TASKS: dict[str, tuple[str, str]] = {"flair": ("T1w,T2w", "FLAIR"), "t1ce": ("T1w,T2w,FLAIR", "T1ce")}
 PLANS: dict[str, dict[str, list[str]]] = {
     "flair": {
-        name: [name] for name in ("copy", "linear", "unet", "hinet", "milr", "disentangled", "imt", "cut", "cyclegan", "mafnet")
+        **{name: [name] for name in ("copy", "linear", "unet", "hinet", "milr", "disentangled", "imt", "cut", "cyclegan")},
+        # its synthesis alone: the joint stage is for T1ce
+        "mafnet": ["mafnet", "--set", "options.segmenter=false"],
     },
     "t1ce": {
         **{name: [name] for name in ("copy", "linear", "unet", "milr", "cut", "mafnet")},

@@ -12,7 +12,7 @@ What differs, and why:
   target or a generated image, that one image stands on all N.
 - The public code's least-squares objective, antialiased down- and upsampling and layers 0, 4, 8, 12, 16 are the defaults.
 - Section 3 sums the loss over layers and places; ours is the mean, as in the public code.
-- ``skip`` is ours, off by default and on in ``fast``: see `parts.resnet.Skip`.
+- ``skip`` is ours and off by default: see `parts.resnet.Skip`.
 - ``sample.paired=on`` draws both sides from one subject. ``l1_weight`` then adds a supervised L1; without pairs it is refused.
 """
 
@@ -152,7 +152,6 @@ class Cut(NeuralMethod):
             "options.discriminator_filters": 16,
             "options.hidden": 64,
             "options.patches": 128,
-            "options.skip": True,
             "sample.batch": 2,
             "augment.flip": 0.5,
             "train.minutes": 12.0,

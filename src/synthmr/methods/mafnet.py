@@ -23,7 +23,7 @@ Where the paper is silent or contradicts itself:
 - Eq. 6 weighs synthesis by 1e-3 for the generator; the discriminator's own objective needs no weight. The heads H learn with G.
 - "10 epochs, then 100 more": the synthesis is trained alone for that share of the run (``alone``).
 - PSNR says nothing of the segmentation, so in the joint stage the last weights are kept, not those of the best PSNR.
-- ``skip`` is ours, off by default and on in ``fast``: see `parts.resnet.Skip`.
+- ``skip`` is ours and off by default: see `parts.resnet.Skip`.
 - No schedule is given; constant. Slices with tumour are drawn where every training case has a segmentation.
 """
 
@@ -263,7 +263,6 @@ class MafNet(NeuralMethod):
             "options.synthesis_weight": 1.0,
             "options.hidden": 64,
             "options.patches": 128,
-            "options.skip": True,
             "sample.batch": 2,
             "augment.flip": 0.5,
             "train.minutes": 12.0,

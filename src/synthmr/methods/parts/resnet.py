@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthmr.methods.parts.blocks import init_normal, leaky
+from synthmr.methods.parts.blocks import init_normal
 
 #: position of the first residual block in the encoder
 FIRST_BLOCK = 12
@@ -149,21 +149,17 @@ class ResnetDecoder(nn.Sequential):
 
 
 class Skip(nn.Module):
-    """An intensity map around a generator, before its tanh: ``(B, inputs, H, W) -> (B, outputs, H, W)``.
+    """A learnt mix of the channels, at first their mean, on the scale before a tanh: ``(B, inputs, H, W) -> (B, outputs, H, W)``.
 
-    At first the mean of the channels; a small perceptron at every pixel learns what to add to it, as a tone curve of all inputs.
     Ours, in no paper: a generator that adds to its input need not learn first to let an image through, for which small budgets
     of training without pairs are too short (it stays blurred for some hundred steps).
     """
 
-    def __init__(self, inputs: int, outputs: int, hidden: int = 16) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.mix = nn.Conv2d(inputs, outputs, 1, bias=False)
-        last = nn.Conv2d(hidden, outputs, 1)
-        self.tone = nn.Sequential(nn.Conv2d(inputs, hidden, 1), leaky(), nn.Conv2d(hidden, hidden, 1), leaky(), last)
         nn.init.constant_(self.mix.weight, 1 / inputs)
-        last.apply(init_normal)
 
     def forward(self, image: Tensor) -> Tensor:
-        out: Tensor = self.mix(torch.atanh(SKIP_REACH * image.clamp(-1, 1))) + self.tone(image)
+        out: Tensor = self.mix(torch.atanh(SKIP_REACH * image.clamp(-1, 1)))
         return out
