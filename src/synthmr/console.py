@@ -75,6 +75,7 @@ class Console:
         self._silent = silent
         self._out = RichConsole(width=None if sys.stdout.isatty() else 240, quiet=silent)
         self._note = RichConsole(stderr=True, quiet=quiet, soft_wrap=True)
+        self._error = RichConsole(stderr=True, quiet=silent, soft_wrap=True)
         self._quiet = quiet
 
     def say(self, text: str) -> None:
@@ -200,7 +201,7 @@ class Console:
             cases = [name for name, notes in summary.notes.items() if note in notes]
             self.say(f"note on {', '.join(cases[:4])}{' ...' if len(cases) > 4 else ''}: {note}")
         for name, reason in summary.failed.items():
-            self._note.print(f"[red]failed[/] {escape(name)}: {escape(reason)}", highlight=False)
+            self._error.print(f"[red]failed[/] {escape(name)}: {escape(reason)}", highlight=False)
         self._out.print(
             f"{len(summary.done)} written, {len(summary.skipped)} already there, {len(summary.failed)} failed", highlight=False
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ class _Training:
         self.state = State()
         for note in notes:
             progress.on_message(note)
-        self._open(resume)
+        self._open(resume, notes)
         self.board = Board(out / "tensorboard", self.state.step) if config.train.tensorboard and self.main else None
         self._saved = time.monotonic()
         self._last_validation = 0.0  # seconds it took
@@ -226,7 +226,7 @@ class _Training:
         settings = {"lr": config.lr, "betas": (config.beta1, config.beta2), "weight_decay": config.weight_decay, **own}
         return kind(params, fused=True, **settings)
 
-    def _open(self, resume: bool) -> None:
+    def _open(self, resume: bool, notes: Sequence[str] = ()) -> None:
         """Make the run folder, or read the checkpoint of the one to continue. The first rank alone writes."""
         if not resume:
             same_start(self.fabric, self.method)
@@ -236,6 +236,8 @@ class _Training:
                 info = run_info(self.config, self.store, self.split, counts, self.precision, self.fabric.world_size)
                 if self.extends is not None:
                     info = inherit(info, self.extends)
+                if notes:
+                    info["notes"] = list(notes)
                 RunFolder.create(self.out, self.config, self.split, info)
             self.fabric.barrier()
             return
