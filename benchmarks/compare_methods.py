@@ -128,7 +128,7 @@ def row(plan: str, found: dict[str, Any], result: dict[str, Any]) -> str:
     each = " ".join(f"{values['psnr']:.2f}" for part in HELD for values in found[part].values())
     numbers = [f"{average(found, metric):9.3f}" for metric in ("psnr", "ssim", "nmse")]
     tail = [f"{average(found, 'structure'):9.2f}", f"{average(found, 'psnr', ['train']):8.2f}"]
-    speed = [f"{result.get('steps', 0):7d}", f"{result.get('steps_per_s', 0):8.2f}", f"{result.get('peak_gb', 0):8.2f}"]
+    speed = [f"{result.get('steps', 0):7d}", f"{result.get('steps_per_s', 0):8.2f}", f"{result.get('peak_rss_gb', 0):8.2f}"]
     return f"{plan:16s}{''.join(numbers)}{''.join(tail)}{''.join(speed)}  {each}"
 
 

@@ -27,7 +27,14 @@ from synthmr.prepare.case import prepare_case
 from synthmr.run import RunFolder, build_method, load_run, method_state, read_arrays, save_arrays
 from synthmr.train.extend import adopt, check_landmarks, extended_config, inherit, inherited_split
 
-TINY = ["options.filters=4", "sample.batch=2", "train.images=false", "train.precision=32", "train.validate_every=2"]
+TINY = [
+    "options.filters=4",
+    "sample.batch=2",
+    "train.images=false",
+    "train.precision=32",
+    "train.validate_every=2",
+    "train.ema=0.99",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +61,7 @@ def trained(data: Path, out: Path, cache: Path, *settings: str, method: str = "m
 
 @pytest.fixture(scope="module")
 def base(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that is extended; its weights are averages (ema of the preset). Read only."""
+    """The run that is extended; its weights are averages (ema). Read only."""
     return trained(data, tmp_path_factory.mktemp("base") / "run", cache)
 
 

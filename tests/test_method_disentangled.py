@@ -249,7 +249,7 @@ def test_the_pseudo_target_is_what_the_specific_encoder_reads_and_can_be_asked_f
     with torch.no_grad():
         method(batch)
         extra = method.extra(batch, "pseudo_target")
-    assert list(extra) == ["FLAIR"] and torch.equal(extra["FLAIR"], read[0])
+    assert list(extra) == ["pseudo_target-FLAIR"] and torch.equal(extra["pseudo_target-FLAIR"], read[0])
     assert method.spec.extras == ("pseudo_target",)
     with pytest.raises(UsageError, match=r"attention.*it gives pseudo_target"):
         method.extra(batch, "attention")
