@@ -1,20 +1,38 @@
 """Image metrics on numpy arrays: formula, source, direction, range and special values of each.
 
 All take ``truth`` y and ``prediction`` g of one shape, and an optional ``mask`` (bool, same shape) that selects the N
-voxels counted. None of them rescales, shifts or clips the prediction: a gain error must cost. ``data_range`` R is always
-given by the caller, because a range guessed from the data makes numbers that cannot be compared.
+voxels counted. None of them rescales, shifts or clips the prediction: a gain error must cost (but see `structure_rmse`).
+``data_range`` R is always given by the caller, because a range guessed from the data makes numbers that cannot be compared.
 
 | metric | formula | better | range | equal images |
 |---|---|---|---|---|
 | `mse` | sum (y - g)^2 / N | lower | [0, inf) | 0 |
 | `mae` | sum abs(y - g) / N | lower | [0, inf) | 0 |
+| `mae255` | 255 mae / R | lower | [0, inf) | 0 |
 | `nmse` | sum (y - g)^2 / sum y^2 | lower | [0, inf] | 0 |
+| `nrmse_norm` | norm(y - g) / norm(y) | lower | [0, inf] | 0 |
 | `nrmse` | sqrt(mse) / R | lower | [0, inf) | 0 |
 | `psnr` | 10 log10(R^2 / mse), dB | higher | (-inf, inf] | inf |
 | `ssim` | mean of the local SSIM map | higher | [-1, 1] | 1 |
+| `ssim_global` | SSIM of all voxels as one window | higher | [-1, 1] | 1 |
+| `ms_ssim` | weighted product of SSIM's terms over scales | higher | [0, 1] | 1 |
+| `ncc` | cov(y, g) / (sd(y) sd(g)) | higher | [-1, 1] | 1; 0 where either is constant |
+| `mutual_information` | sum p(m, n) ln (p(m, n) / p(m) p(n)), nats | higher | [0, ln bins] | H(y); 0 where either is constant |
+| `normalized_mutual_information` | (H(y) + H(g)) / H(y, g) | higher | [1, 2] | 2; 1 where either is constant |
+| `hfen` | norm(LoG(g) - LoG(y)) / norm(LoG(y)) | lower | [0, inf] | 0 |
+| `gradient_error` | mean abs(abs(grad g) - abs(grad y)) / mean abs(grad y) | lower | [0, inf] | 0 |
+| `sharpness` | mean abs(grad g) / mean abs(grad y) | 1 | [0, inf] | 1 |
+| `structure_rmse` | min over a, b of sqrt(mse(a g + b)); uses the truth: optimistic | lower | [0, sd(y)] | 0 |
+| `structure_psnr` | 20 log10(R / structure_rmse), dB; optimistic | higher | [20 log10(R / sd(y)), inf] | inf |
+| `landmark_distance` | mean distance of corresponding points, mm | lower | [0, inf) | 0 |
 
-`mse` and `mae` are in (squared) units of the arrays. `nmse` changes with where 0 lies: on [-1, 1] it is several times
-smaller (background counted) or larger (brain alone) than on [0, 1]. The others are free of both once R is in the same unit.
+`mse`, `mae` and `structure_rmse` are in (squared) units of the arrays. `nmse` changes with where 0 lies: on [-1, 1] it is
+several times smaller (background counted) or larger (brain alone) than on [0, 1]; `ssim`, `ssim_global` and `ms_ssim` move a
+little with it. The others are free of both once R is in the same unit. A constant array is one whose counted voxels all
+hold the same value (for the mutual information: fall in one bin).
+
+`ssim` and its kin are in `synthmr.evaluate.structural`, `hfen`, gradients and landmarks in `synthmr.evaluate.spatial`; all
+are reached from here. Segmentations: `synthmr.evaluate.segmentation`; regions and artefacts: `synthmr.evaluate.regions`.
 """
 
 from __future__ import annotations
@@ -23,71 +41,56 @@ import math
 
 import numpy as np
 
-from synthmr.errors import DataError, UsageError
+from synthmr.errors import UsageError
+from synthmr.evaluate.checks import check_finite, check_range, check_shapes, select
+from synthmr.evaluate.spatial import gradient_error, hfen, landmark_distance, sharpness
+from synthmr.evaluate.structural import SSIM_RADIUS, ms_ssim, ms_ssim_scales, ssim, ssim_global
+
+__all__ = [
+    "BEST_AT_ONE", "BINS", "HIGHER_IS_BETTER", "SSIM_RADIUS", "check_finite", "check_shapes", "gradient_error", "hfen",
+    "landmark_distance", "mae", "mae255", "ms_ssim", "ms_ssim_scales", "mse", "mutual_information", "ncc", "nmse",
+    "normalized_mutual_information", "nrmse", "nrmse_norm", "psnr", "sharpness", "ssim", "ssim_global",
+    "structure_psnr", "structure_rmse",
+]  # fmt: skip
 
 #: metric -> whether higher is better
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "nmse": False, "nrmse": False, "mae": False, "mse": False}
+HIGHER_IS_BETTER = {
+    "psnr": True,
+    "ssim": True,
+    "nmse": False,
+    "nrmse": False,
+    "nrmse_norm": False,
+    "mae": False,
+    "mse": False,
+    "mae255": False,
+    "ms_ssim": True,
+    "ssim_global": True,
+    "mutual_information": True,
+    "normalized_mutual_information": True,
+    "ncc": True,
+    "hfen": False,
+    "gradient_error": False,
+    "structure_psnr": True,
+    "structure_rmse": False,
+    "landmark_distance": False,
+}
 
-#: half width of the SSIM window: scikit-image cuts the Gaussian (sigma 1.5) off at 3.5 sigma, an 11-voxel window
-SSIM_RADIUS = 5
+#: metrics that are best at 1, and worse on both sides of it; not in `HIGHER_IS_BETTER`
+BEST_AT_ONE: frozenset[str] = frozenset({"sharpness"})
 
-
-def _select(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The voxels that count, as two float64 vectors.
-
-    Raises:
-        DataError: shapes differ, a counted voxel is NaN or infinite, or no voxel counts.
-    """
-    check_shapes(prediction, truth, mask)
-    g = prediction.ravel() if mask is None else prediction[mask]
-    y = truth.ravel() if mask is None else truth[mask]
-    if y.size == 0:
-        raise DataError("there is nothing to score: the mask is empty; check the brain mask.")
-    check_finite(g, "prediction")
-    check_finite(y, "ground truth")
-    return g.astype(np.float64), y.astype(np.float64)
-
-
-def check_shapes(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None) -> None:
-    """Check that the arrays fit.
-
-    Raises:
-        DataError: they do not, or the mask is not bool.
-    """
-    if prediction.shape != truth.shape or (mask is not None and mask.shape != truth.shape):
-        extra = "" if mask is None else f", mask {mask.shape}"
-        raise DataError(f"prediction {prediction.shape} and truth {truth.shape}{extra} differ in shape; bring them onto one grid.")
-    if mask is not None and mask.dtype != np.bool_:
-        raise DataError(f"the mask has type {mask.dtype}; give a bool array (mask > 0).")
-
-
-def check_finite(values: np.ndarray, what: str) -> None:
-    """Check for NaN and infinity.
-
-    Raises:
-        DataError: there are some; no metric is defined then.
-    """
-    bad = values.size - int(np.isfinite(values).sum())
-    if bad:
-        raise DataError(
-            f"the {what} holds {bad} NaN or infinite voxels of {values.size}; it has no score. Check the run or the file."
-        )
-
-
-def _check_range(data_range: float) -> None:
-    if not (math.isfinite(data_range) and data_range > 0):
-        raise UsageError(f"data_range={data_range} is not a positive number; give the range of the ground truth's units.")
+#: bins an axis of the joint histogram of the mutual information
+BINS = 64
 
 
 def mse(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Mean squared error, in squared units of the arrays. Lower is better; 0 for equal arrays."""
-    g, y = _select(prediction, truth, mask)
+    g, y = select(prediction, truth, mask)
     return float(np.mean((y - g) ** 2))
 
 
 def mae(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Mean absolute error, in units of the arrays. Lower is better; 0 for equal arrays."""
-    g, y = _select(prediction, truth, mask)
+    g, y = select(prediction, truth, mask)
     return float(np.mean(np.abs(y - g)))
 
 
@@ -97,7 +100,7 @@ def nmse(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = No
     Lower is better; 0 for equal arrays, 1 for a prediction of zeros. Where the truth is all zeros: 0 if the prediction is
     too, else inf.
     """
-    g, y = _select(prediction, truth, mask)
+    g, y = select(prediction, truth, mask)
     error, energy = float(np.sum((y - g) ** 2)), float(np.sum(y**2))
     if energy == 0:
         return 0.0 if error == 0 else math.inf
@@ -113,8 +116,16 @@ def nrmse(prediction: np.ndarray, truth: np.ndarray, data_range: float, mask: np
     Raises:
         UsageError: ``data_range`` is not positive.
     """
-    _check_range(data_range)
+    check_range(data_range)
     return math.sqrt(mse(prediction, truth, mask)) / data_range
+
+
+def nrmse_norm(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Norm of the error over the norm of the truth, ``||y - g|| / ||y||`` = sqrt(nmse) (disentangled synthesis, Eq. 8).
+
+    Lower is better; 0 for equal arrays, 1 for a prediction of zeros; special values are those of `nmse`.
+    """
+    return math.sqrt(nmse(prediction, truth, mask))
 
 
 def psnr(prediction: np.ndarray, truth: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> float:
@@ -123,61 +134,149 @@ def psnr(prediction: np.ndarray, truth: np.ndarray, data_range: float, mask: np.
     Raises:
         UsageError: ``data_range`` is not positive.
     """
-    _check_range(data_range)
+    check_range(data_range)
     error = mse(prediction, truth, mask)
     return math.inf if error == 0 else 10 * math.log10(data_range**2 / error)
 
 
-def ssim(
+def mae255(prediction: np.ndarray, truth: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> float:
+    """Mean absolute error on the 0-255 scale of IMT (section "Cross-modality generation"), ``255 mae / R``.
+
+    Nothing is rounded to whole grey values. Lower is better; 0 for equal arrays, 255 for an error of R everywhere.
+
+    Raises:
+        UsageError: ``data_range`` is not positive.
+    """
+    check_range(data_range)
+    return 255 * mae(prediction, truth, mask) / data_range
+
+
+def ncc(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Zero-mean normalised cross-correlation, Pearson's r: ``cov(y, g) / (sd(y) sd(g))``.
+
+    A gain above 0 and an offset of the prediction cost nothing. Higher is better; 1 for equal arrays, -1 for an inverted
+    contrast. 0 where either is constant (r is not defined then: nothing follows anything), equal constants included.
+    """
+    g, y = select(prediction, truth, mask)
+    return _correlation(g, y)
+
+
+def structure_rmse(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """What is left of the root mean squared error after the best affine intensity fit of the prediction to the truth.
+
+    The gain a and offset b of least squares over the counted voxels are looked up in the truth, which nobody has when the
+    method is used: this is OPTIMISTIC, and never a score to compare with another's. Beside the plain error it tells global
+    intensity errors (gone here) from structural ones (still here). It equals ``sd(y) sqrt(1 - ncc^2)``; a may be negative,
+    so an inverted contrast is forgiven: look at `ncc` too.
+
+    Lower is better, in units of the arrays: 0 for equal arrays and whatever a g + b makes equal; sd(y) for a constant.
+    """
+    g, y = select(prediction, truth, mask)
+    if g.min() == g.max():
+        return float(y.std()) if y.min() < y.max() else 0.0
+    centre_g, centre_y = g - g.mean(), y - y.mean()
+    largest = float(np.abs(g).max())
+    centre_g = centre_g / largest  # squares of very small numbers would be 0
+    gain = float(centre_y @ centre_g) / float(centre_g @ centre_g)
+    left = math.sqrt(float(np.mean((centre_y - gain * centre_g) ** 2)))
+    # a perfect fit leaves rounding errors, which would read as a finite PSNR of about 300 dB
+    rounding = 8 * np.finfo(np.float64).eps * float(max(np.abs(y).max(), abs(gain)))
+    return 0.0 if left <= rounding else left
+
+
+def structure_psnr(prediction: np.ndarray, truth: np.ndarray, data_range: float, mask: np.ndarray | None = None) -> float:
+    """``20 log10(R / structure_rmse)`` in dB: PSNR after the best affine fit. OPTIMISTIC, see `structure_rmse`.
+
+    Never below `psnr`; their difference is what a global gain and offset explain. Higher is better; inf where the fit is
+    perfect.
+
+    Raises:
+        UsageError: ``data_range`` is not positive.
+    """
+    check_range(data_range)
+    left = structure_rmse(prediction, truth, mask)
+    return math.inf if left == 0 else 20 * math.log10(data_range / left)
+
+
+def mutual_information(
     prediction: np.ndarray,
     truth: np.ndarray,
-    data_range: float,
+    value_range: tuple[float, float],
     mask: np.ndarray | None = None,
-    slice_axis: int | None = None,
+    bins: int = BINS,
 ) -> float:
-    """Structural similarity (Wang et al. 2004): the mean of the local SSIM map over the mask.
+    """Mutual information of the joint histogram in nats, ``sum p(m, n) ln (p(m, n) / (p(m) p(n)))`` (IMT, Eq. 8).
 
-    Gaussian window of sigma 1.5 voxels cut to 11 voxels an axis, K1 = 0.01, K2 = 0.03, population (co)variances,
-    symmetric extension at the borders; computed by scikit-image. The window sees voxels outside the mask; the average
-    does not. Without a mask the whole map counts, borders included (scikit-image's own mean leaves out 5 voxels a side).
+    It asks whether the truth's intensity follows from the prediction's, by whatever curve: an inverted contrast scores as
+    well as the right one. It grows with the number of bins and with the spread of the truth, so values compare only under
+    one ``bins`` and ``value_range``; IMT names neither.
 
     Args:
-        prediction: 2-D or 3-D.
+        prediction: any shape.
         truth: the same shape.
-        data_range: R, which scales the constants C1 = (K1 R)^2 and C2 = (K2 R)^2.
+        value_range: (lowest, highest) of the histogram for both arrays, in their units, such as (0, R). Values outside
+            are counted in the outermost bins.
         mask: bool, or None for everything.
-        slice_axis: None: one window over all axes (3-D windows in a volume). An axis: 2-D windows in the slices
-            along it, the map averaged over all slices' voxels at once (not slice by slice).
+        bins: equally wide, for each array.
 
     Returns:
-        -1 to 1; 1 for equal arrays; higher is better.
+        0 to ln(bins), higher is better; the truth's entropy for equal arrays; 0 where either falls in one bin.
 
     Raises:
         DataError: shapes differ, NaN, or an empty mask.
-        UsageError: ``data_range`` is not positive.
+        UsageError: ``value_range`` is not ascending, or fewer than 2 bins.
     """
-    _check_range(data_range)
-    _select(prediction, truth, mask)
-    if slice_axis is None:
-        local = _ssim_map(prediction, truth, data_range)
-    else:
-        pairs = zip(np.moveaxis(prediction, slice_axis, 0), np.moveaxis(truth, slice_axis, 0), strict=True)
-        local = np.stack([_ssim_map(g, y, data_range) for g, y in pairs], axis=slice_axis)
-    return float(np.mean(local if mask is None else local[mask], dtype=np.float64))
+    g, y, both = _entropies(prediction, truth, value_range, mask, bins)
+    return max(g + y - both, 0.0)  # rounding
 
 
-def _ssim_map(prediction: np.ndarray, truth: np.ndarray, data_range: float) -> np.ndarray:
-    """The local SSIM of every pixel or voxel."""
-    from skimage.metrics import structural_similarity
+def normalized_mutual_information(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    value_range: tuple[float, float],
+    mask: np.ndarray | None = None,
+    bins: int = BINS,
+) -> float:
+    """Normalised mutual information ``(H(y) + H(g)) / H(y, g)`` (Studholme, Hill, Hawkes, Pattern Recognition 32:71, 1999).
 
-    g, y = prediction.astype(np.float64), truth.astype(np.float64)
-    # scikit-image refuses arrays smaller than its window. Extended by the radius as its own filter would extend them,
-    # they give the same map, and the extension is cut off again.
-    pad = SSIM_RADIUS if min(y.shape) < 2 * SSIM_RADIUS + 1 else 0
-    if pad:
-        g, y = np.pad(g, pad, mode="symmetric"), np.pad(y, pad, mode="symmetric")
-    _, local = structural_similarity(
-        y, g, data_range=data_range, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
-    )
-    inside = tuple(slice(pad, size - pad) for size in local.shape)
-    return np.asarray(local)[inside]
+    Arguments and errors are those of `mutual_information`.
+
+    Returns:
+        1 (nothing in common) to 2 (each follows from the other, as for equal arrays), higher is better. 1 where either falls
+        in one bin, equal constants included: they tell nothing about each other.
+    """
+    g, y, both = _entropies(prediction, truth, value_range, mask, bins)
+    return 1.0 if min(g, y) == 0 else min(max((g + y) / both, 1.0), 2.0)
+
+
+def _correlation(g: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's r of two float64 vectors; 0 where one is constant."""
+    if g.min() == g.max() or y.min() == y.max():
+        return 0.0
+    g, y = g - g.mean(), y - y.mean()
+    g, y = g / np.abs(g).max(), y / np.abs(y).max()  # squares of very small numbers would be 0
+    r = float(g @ y) / math.sqrt(float(g @ g) * float(y @ y))
+    return min(max(r, -1.0), 1.0)  # rounding
+
+
+def _entropies(
+    prediction: np.ndarray, truth: np.ndarray, value_range: tuple[float, float], mask: np.ndarray | None, bins: int
+) -> tuple[float, float, float]:
+    """Entropies in nats of the prediction's histogram, the truth's and the joint one."""
+    low, high = (float(value) for value in value_range)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UsageError(f"value_range=({low:g}, {high:g}) is not ascending; give the lowest and highest value, such as (0, 1).")
+    if bins < 2:
+        raise UsageError(f"bins={bins} of a joint histogram; give 2 or more ({BINS} is the default).")
+    g, y = ((values - low) * (bins / (high - low)) for values in select(prediction, truth, mask))
+    rows, columns = (np.clip(values, 0, bins - 1).astype(np.intp) for values in (g, y))
+    joint = np.bincount(rows * bins + columns, minlength=bins * bins).reshape(bins, bins) / rows.size
+    first, second, both = (_entropy(p) for p in (joint.sum(1), joint.sum(0), joint))
+    return first, second, both
+
+
+def _entropy(p: np.ndarray) -> float:
+    found = p[p > 0]
+    if found.size == 1:  # its share is 1 up to rounding
+        return 0.0
+    return float(-np.sum(found * np.log(found)))
