@@ -28,7 +28,8 @@ from typing import Any
 from common import write
 from quality_hinet import affine_fit, decibel
 from synthmr import pipeline
-from synthmr.evaluate.protocols import get_protocol, score, score_input
+from synthmr.evaluate.protocols import get_protocol
+from synthmr.evaluate.scoring import score, score_input
 from synthmr.evaluate.segmentation import score_segmentation, summarise_assd
 from synthmr.infer.canvas import Canvas
 from synthmr.infer.predict import predict_case

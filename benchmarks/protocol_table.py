@@ -18,7 +18,8 @@ import numpy as np
 
 from common import write
 from synthmr import pipeline
-from synthmr.evaluate.protocols import PROTOCOLS, score, score_input
+from synthmr.evaluate.protocols import PROTOCOLS
+from synthmr.evaluate.scoring import score, score_input
 from synthmr.infer.predict import InferSettings
 from synthmr.run import load_run
 

@@ -21,7 +21,8 @@ import numpy as np
 
 from common import synthmr, write
 from synthmr import pipeline
-from synthmr.evaluate.protocols import get_protocol, score, score_input
+from synthmr.evaluate.protocols import get_protocol
+from synthmr.evaluate.scoring import score, score_input
 
 PARTS = ("validation", "test", "train")
 PLANS: dict[str, list[object]] = {

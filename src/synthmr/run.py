@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ import numpy as np
 from synthmr.config import RunConfig, config_hash, read_yaml, to_dict
 from synthmr.data.split import Split, read_split, write_split
 from synthmr.errors import RunError, SynthmrError, UsageError, did_you_mean
-from synthmr.io.files import sha256, write_error, write_json, write_text
+from synthmr.io.files import finite, sha256, write_error, write_json, write_text
 from synthmr.methods import registry
 from synthmr.methods.configure import restore_config
 from synthmr.methods.contract import FittedMethod
@@ -129,7 +128,7 @@ class RunFolder:
         """
         try:
             with self.log_path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(_finite(to_dict(record)), allow_nan=False) + "\n")
+                stream.write(json.dumps(finite(to_dict(record)), allow_nan=False) + "\n")
         except OSError as error:
             raise write_error(self.log_path, error) from None
 
@@ -159,15 +158,6 @@ def refuse_used(path: Path) -> None:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path} exists and is not empty; give another --out, or continue an unfinished run with --resume.")
-
-
-def _finite(data: Any) -> Any:
-    """Plain data with NaN and infinity as words."""
-    if isinstance(data, dict):
-        return {key: _finite(value) for key, value in data.items()}
-    if isinstance(data, list):
-        return [_finite(value) for value in data]
-    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""Score tables: one row a number on disk, mean and standard deviation over subjects for people."""
+"""Score tables: one row a number on disk, mean and standard deviation over subjects for people.
+
+In memory a row's metric carries its region where that is not the protocol's own, ``psnr@lesion``; on disk the region is a
+column of its own, empty for the protocol's own.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from synthmr.errors import DataError
+from synthmr.io.naming import subject_of
 
-COLUMNS = ("case", "method", "contrast", "protocol", "metric", "value")
+COLUMNS = ("case", "method", "contrast", "protocol", "region", "metric", "value")
 
 #: metric -> (decimals, unit) in printed tables
 _FORMATS: Mapping[str, tuple[int, str]] = {
@@ -21,6 +26,10 @@ _FORMATS: Mapping[str, tuple[int, str]] = {
     "ssim": (4, ""),
     "nmse": (4, ""),
     "nrmse": (4, ""),
+    "structure_psnr": (2, " dB"),
+    "mae255": (2, ""),
+    "landmark_distance": (2, " mm"),
+    **{f"{what}_ml": (2, " ml") for what in ("false_bright", "missed_bright")},
     "mae": (4, ""),
     "mse": (5, ""),
     # tumour segmentation (`synthmr.evaluate.segmentation`)
@@ -46,7 +55,9 @@ def write_metrics(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        metric, region = split_metric(row["metric"])
+        writer.writerow({**row, "metric": metric, "region": region})
     write_text(path, text.getvalue())
 
 
@@ -61,16 +72,22 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
             reader = csv.DictReader(stream)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise DataError(f"{path} is no metrics table: its first line must be {','.join(COLUMNS)}.")
-            return [{**row, "value": float(row["value"])} for row in reader]
+            found: list[dict[str, Any]] = []
+            for row in reader:
+                region = row.pop("region")
+                metric = f"{row['metric']}@{region}" if region else row["metric"]
+                found.append({**row, "metric": metric, "value": float(row["value"])})
+            return found
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from None
     except (TypeError, ValueError):
         raise DataError(f"{path} is damaged: a value in it is no number; run `synthmr evaluate` again.") from None
 
 
-def subject_of(case: str) -> str:
-    """The subject of a case name: ``sub-01_ses-02`` is a session of ``sub-01``; other names are subjects."""
-    return case.partition("_ses-")[0]
+def split_metric(metric: str) -> tuple[str, str]:
+    """``psnr@lesion`` -> (psnr, lesion); the region is empty where it is the protocol's own."""
+    name, _, region = metric.partition("@")
+    return name, region
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -104,6 +121,6 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float]:
 
 def format_score(metric: str, mean: float, sd: float = math.nan) -> str:
     """``15.23 +- 1.02 dB``; without the sd where it is NaN."""
-    decimals, unit = _FORMATS.get(metric, (4, ""))
+    decimals, unit = _FORMATS.get(split_metric(metric)[0], (4, ""))
     spread = "" if math.isnan(sd) else f" +- {sd:.{decimals}f}"
     return f"{mean:.{decimals}f}{spread}{unit}"

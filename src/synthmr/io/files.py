@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,27 @@ def write_json(path: Path | str, data: Any) -> None:
         ValueError: ``data`` holds NaN or infinity.
     """
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def finite(data: Any) -> Any:
+    """Plain data without what JSON has no word for: infinity and NaN become the words inf, -inf and nan."""
+    if isinstance(data, Mapping):
+        return {str(key): finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [finite(value) for value in data]
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def read_json(path: Path | str) -> Any:
+    """Inverse of `write_json`.
+
+    Raises:
+        DataError: it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as JSON: {error}.") from None
 
 
 def sha256(path: Path | str) -> str:

@@ -134,7 +134,8 @@ def fit(name: str, values: np.ndarray, landmarks: Mapping[str, Any] | None = Non
         percentile: upper percentile that counts as the top of the range.
 
     Returns:
-        ``{"name": ..., parameters}``; always with ``high``, the brain's upper percentile (or maximum) in scanner units.
+        ``{"name": ..., parameters}``; always with ``high``, the brain's upper percentile (or maximum), and ``max``, its maximum, in
+        scanner units.
 
     Raises:
         UsageError: unknown name, or nyul without landmarks.
@@ -143,21 +144,22 @@ def fit(name: str, values: np.ndarray, landmarks: Mapping[str, Any] | None = Non
     check_name(name)
     values = _check_values(values)
     low, high = _ends(values, percentile)
+    most = float(values.max())
     if name == "percentile":
-        return {"name": name, "low": low, "high": high}
+        return {"name": name, "low": low, "high": high, "max": most}
     if name == "minmax":
-        return {"name": name, "low": min(0.0, float(values.min())), "high": float(values.max())}
+        return {"name": name, "low": min(0.0, float(values.min())), "high": most, "max": most}
     if name == "zscore":
-        return {"name": name, "mean": float(values.mean()), "sd": float(values.std()), "high": high}
+        return {"name": name, "mean": float(values.mean()), "sd": float(values.std()), "high": high, "max": most}
     if name == "mean":
         mean = float(values.mean())
         if mean <= 0:
             raise DataError(f"the brain's mean is {mean:g}, and the mean normaliser divides by it; use another normalizer.")
-        return {"name": name, "mean": mean, "high": high}
+        return {"name": name, "mean": mean, "high": high, "max": most}
     if landmarks is None:
         raise UsageError("the nyul normalizer needs landmarks learnt on training cases, and none were given.")
     marks = _landmarks(values, percentile)
-    return {"name": name, "own": marks.tolist(), "standard": list(landmarks["standard"]), "high": float(marks[-1])}
+    return {"name": name, "own": marks.tolist(), "standard": list(landmarks["standard"]), "high": float(marks[-1]), "max": most}
 
 
 def apply(array: np.ndarray, params: Mapping[str, Any]) -> np.ndarray:
@@ -206,6 +208,15 @@ def to_unit(array: np.ndarray, params: Mapping[str, Any]) -> np.ndarray:
     """Normalised units -> [0, 1], background 0 and ``high`` 1, by one linear map and without clipping."""
     low, high = background(params), top(params)
     return ((np.asarray(array, np.float32) - low) / (high - low)).astype(np.float32)
+
+
+def peak(params: Mapping[str, Any]) -> float:
+    """The brain's maximum in the units of `to_unit`, before any clipping: 1 where it is the top of the range, mostly above.
+
+    Beyond its top a clipping or piecewise linear normaliser is continued by the straight line from its ``low``.
+    """
+    low = params["own"][0] if params["name"] == "nyul" else params.get("low", 0.0)
+    return float((params.get("max", params["high"]) - low) / (params["high"] - low))
 
 
 def median_params(many: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
