@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthmr import __version__
+from synthmr import __version__, cli_experiment
 from synthmr.errors import SynthmrError, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +33,16 @@ Data = Annotated[Path, typer.Argument(help="Folder of cases (BraTS, BIDS, subjec
 Alias = Annotated[list[str] | None, typer.Option("--alias", help="alias=CONTRAST; may be repeated.")]
 SplitFile = Annotated[Path | None, typer.Option("--split-file", help="TSV with columns case, split.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Protocols = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--protocol", help="A name of `synthmr protocols`, a .yaml file, or all; may be repeated (default: masked-volume)."
+    ),
+]
+Metrics = Annotated[str, typer.Option("--metrics", help="Metrics in place of the protocol's, for example psnr,hfen,ncc.")]
+Regions = Annotated[
+    bool, typer.Option("--regions", help="Score lesion, other brain and boundary apart too, slice steps and false lesions.")
+]
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Folder for prepared data (default: $SYNTHMR_CACHE or ~/.cache/synthmr).")
 ]
@@ -197,7 +207,7 @@ def train(
     with console.progress("prepare") as tick:
         store, split = pipeline.prepared(data, run_config, aliases=alias or [], split_file=split_file, cache=cache, progress=tick)
     with console.training(f"{method} ({run_config.preset})") as live:
-        result = pipeline.train(run_config, store, split, out, resume, devices, nodes, accelerator, live)
+        result = pipeline.train(run_config, store, split, out, resume, devices, nodes, accelerator, live, data=data)
     console.result(result, out, json)
 
 
@@ -232,7 +242,7 @@ def extend(
             run, data, add_source, add_target, settings or [], named, seed, alias or [], split_file, cache, tick
         )
     with console.training(f"{config.method} (more contrasts)") as live:
-        result = pipeline.train(config, store, parts, out, resume, progress=live, extends=loaded)
+        result = pipeline.train(config, store, parts, out, resume, progress=live, extends=loaded, data=data)
     console.result(result, out, json)
 
 
@@ -312,7 +322,9 @@ def evaluate(
     data: Data,
     split: Annotated[str, typer.Option(help="train, validation, test or all, as the run knows them.")] = "test",
     against: Annotated[list[Path] | None, typer.Option(help="Another run to score beside it; may be repeated.")] = None,
-    protocol: Annotated[list[str] | None, typer.Option(help="masked-volume, hinet2020; may be repeated; default: all.")] = None,
+    protocol: Protocols = None,
+    metrics: Metrics = "",
+    regions: Regions = False,
     out: Annotated[Path | None, typer.Option(help="CSV to write (default: RUN/metrics.csv).")] = None,
     mode: Annotated[str, typer.Option(help="slices (whole) or patches (overlapping, blended).")] = "slices",
     precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
@@ -321,22 +333,144 @@ def evaluate(
     split_file: SplitFile = None,
     json: AsJson = False,
 ) -> None:
-    """Score a run on held-out cases and write metrics.csv."""
+    """Score a run on held-out cases and write metrics.csv; with --against also test whether the runs differ."""
     from synthmr import pipeline
 
     console = _console(json)
     settings = pipeline.infer_settings(mode, 128, 0.5, precision, plane)
+    remarks = pipeline.Remarks()
     with console.progress("evaluate") as tick:
         rows = pipeline.evaluate(
-            [run, *(against or [])], data, split, protocol or [], settings, alias or [], split_file, progress=tick
+            [run, *(against or [])],
+            data,
+            split,
+            protocol or [],
+            settings,
+            alias or [],
+            split_file,
+            progress=tick,
+            metrics=pipeline.split_words([metrics]),
+            regions=regions,
+            remarks=remarks,
         )
     path = out if out is not None else run / "metrics.csv"
     pipeline.write_metrics(path, rows)
     if json:
-        console.json(rows)
+        console.json(pipeline.score_objects(rows))
     else:
         console.scores(rows)
-        console.say(f"written to {path}")
+        console.protocols_beside(rows)
+        if against:
+            first = [row for row in rows if row["protocol"] == rows[0]["protocol"]]
+            console.comparisons(pipeline.compare(first))
+    # on standard error, beside the JSON too: what was left out must not be lost on a script
+    _console().remarks(remarks.warnings, remarks.skipped)
+    console.say(f"written to {path}")
+
+
+@app.command()
+def score(
+    prediction: Annotated[Path, typer.Argument(help="Synthetic volume, NIfTI, from any tool.")],
+    truth: Annotated[Path, typer.Argument(help="Acquired volume on the same grid.")],
+    mask: Annotated[Path | None, typer.Option(help="Brain mask (default: found in the truth, with a warning).")] = None,
+    segmentation: Annotated[Path | None, typer.Option(help="Lesion labels, for protocols and regions that need them.")] = None,
+    protocol: Protocols = None,
+    metrics: Metrics = "",
+    regions: Regions = False,
+    json: AsJson = False,
+) -> None:
+    """Score a NIfTI file against another, without a run: both may come from any tool."""
+    from synthmr import pipeline
+
+    console = _console(json)
+    names = pipeline.split_words([metrics])
+    with console.progress("score") as tick:
+        found = pipeline.score(prediction, truth, mask, segmentation, protocol or [], names, regions, tick)
+    if json:
+        console.json(found.rows)
+    else:
+        console.pair(found)
+    _console().remarks(found.warnings, found.skipped, found.notes)
+
+
+@app.command()
+def report(
+    source: Annotated[Path, typer.Argument(help="Run folder, or the folder of an experiment.")],
+    data: Annotated[Path | None, typer.Argument(help="Folder of cases (default: where it was trained).")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="HTML file to write.")] = Path("report.html"),
+    against: Annotated[list[Path] | None, typer.Option(help="Another run to show beside it; may be repeated.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation, test, held-out or all, as the run knows them.")] = "test",
+    protocol: Protocols = None,
+    alias: Alias = None,
+    split_file: SplitFile = None,
+    json: AsJson = False,
+) -> None:
+    """Write one self-contained page: scores, every subject, and each case in a viewer; opens in any browser from disk."""
+    from synthmr import pipeline
+    from synthmr.experiment import page
+
+    console = _console(json)
+    command = f"synthmr report {source.name}"
+    if page.is_experiment(source):
+        if against or protocol:
+            raise UsageError("--against and --protocol are for runs; an experiment has its own rows and protocol.")
+        with console.progress("report"):
+            page.write(source, output, data, command)
+    else:
+        with console.progress("report") as tick:
+            pipeline.report(
+                [source, *(against or [])], output, data, split, protocol or [], "", command, alias or [], split_file, tick
+            )
+    size = output.stat().st_size / 1e6
+    if json:
+        console.json({"path": str(output), "megabytes": round(size, 2)})
+    console.say(f"{output} ({size:.1f} MB)")
+
+
+@app.command()
+def protocols(
+    name: Annotated[str, typer.Argument(help="A protocol, to print as YAML that you can change; none: list them.")] = "",
+    json: AsJson = False,
+) -> None:
+    """Print the scoring protocols, or one of them as YAML."""
+    from synthmr import pipeline
+
+    console = _console(json)
+    if name and not json:
+        console.text(pipeline.protocol_yaml(name))
+        return
+    rows = pipeline.protocols(name)
+    if json:
+        console.json(rows)
+    else:
+        console.table("protocols", [{key: row[key] for key in ("name", "source", "differs")} for row in rows])
+
+
+@app.command()
+def compare(
+    table: Annotated[Path, typer.Argument(help="metrics.csv of `synthmr evaluate` with several methods.")],
+    more: Annotated[list[Path] | None, typer.Argument(help="Further tables of the same cases.")] = None,
+    reference: Annotated[str, typer.Option(help="Method that the others are tested against (default: the best).")] = "",
+    metrics: Metrics = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of means as Markdown, for a paper.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Test whether methods differ: paired over subjects, t-test and Wilcoxon, Holm-corrected, with 95 % intervals."""
+    from synthmr import pipeline
+
+    console = _console(json)
+    rows = pipeline.read_tables([table, *(more or [])])
+    tests = pipeline.compare(rows, reference, pipeline.split_words([metrics]))
+    if not tests:
+        raise UsageError("no two methods have a score of the same contrast, protocol and metric; score them alike.")
+    if json:
+        console.json(tests)
+        return
+    if markdown:
+        console.text(pipeline.markdown_table(rows, pipeline.split_words([metrics])))
+    else:
+        console.scores(rows)
+    console.comparisons(tests)
 
 
 @app.command()
@@ -350,6 +484,10 @@ def demo(
     from synthmr.demo import run_demo
 
     run_demo(out, subjects, seed, steps, _console())
+
+
+cli_experiment.add_to(app, _console)
+app.add_typer(cli_experiment.tables, name="experiment")
 
 
 def main() -> None:

@@ -85,7 +85,9 @@ class Console:
     def json(self, data: Any) -> None:
         """Print JSON on standard output."""
         if not self._silent:
-            print(jsonlib.dumps(data, indent=1, default=str))
+            from synthmr.io.files import finite
+
+            print(jsonlib.dumps(finite(data), indent=1, default=str))
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Tick]:
@@ -177,23 +179,96 @@ class Console:
         self._out.print(f"{errors} errors, {len(findings) - errors} warnings")
 
     def scores(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Print mean +- sd over subjects, a table a protocol."""
-        from synthmr.evaluate.table import summarise
+        """Print mean +- sd over subjects: a table a protocol, and one of each of its regions."""
+        from synthmr.evaluate.table import split_metric, summarise
 
-        summary = summarise(rows)
-        for protocol in dict.fromkeys(row["protocol"] for row in summary):
-            metrics = list(dict.fromkeys(row["metric"] for row in summary if row["protocol"] == protocol))
+        summary = [
+            {**row, "name": split_metric(row["metric"])[0], "region": split_metric(row["metric"])[1]} for row in summarise(rows)
+        ]
+        for protocol, region in dict.fromkeys((row["protocol"], row["region"]) for row in summary):
+            mine = [row for row in summary if (row["protocol"], row["region"]) == (protocol, region)]
+            metrics = list(dict.fromkeys(row["name"] for row in mine))
             lines: dict[tuple[str, str], dict[str, str]] = {}
-            for row in summary:
-                if row["protocol"] == protocol:
-                    line = lines.setdefault((row["method"], row["contrast"]), {})
-                    line["subjects"] = str(row["subjects"])
-                    line[row["metric"]] = row["text"]
+            for row in mine:
+                line = lines.setdefault((row["method"], row["contrast"]), {})
+                line["subjects"] = str(row["subjects"])
+                line[row["name"]] = row["text"]
             table = [
                 {"method": method, "contrast": contrast, "subjects": line["subjects"], **{m: line.get(m, "") for m in metrics}}
                 for (method, contrast), line in lines.items()
             ]
-            self.table(f"protocol {protocol} (mean +- sd over subjects)", table)
+            where = f", {region}" if region else ""
+            self.table(f"protocol {protocol}{where} (mean +- sd over subjects)", table)
+
+    def protocols_beside(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """One prediction under several protocols side by side, and why the numbers differ."""
+        from synthmr.evaluate.protocols import PROTOCOLS
+        from synthmr.evaluate.table import summarise
+
+        summary = summarise(rows)
+        names = [name for name in dict.fromkeys(row["protocol"] for row in summary) if name in PROTOCOLS]
+        if len(names) < 2:
+            return
+        table = []
+        for name in names:
+            values = {(row["method"], row["contrast"], row["metric"]): row["text"] for row in summary if row["protocol"] == name}
+            for method, contrast in dict.fromkeys((method, contrast) for method, contrast, _ in values):
+                found = {}
+                for metric in ("psnr", "ssim"):
+                    lesion = values.get((method, contrast, f"{metric}@lesion"))
+                    found[metric] = values.get((method, contrast, metric)) or (f"{lesion} (lesion)" if lesion else "")
+                head = {"protocol": name, "method": method, "contrast": contrast}
+                table.append({**head, **found, "why it differs": PROTOCOLS[name].differs})
+        self.table("the same predictions under every protocol", table)
+
+    def comparisons(self, tests: Sequence[Mapping[str, Any]]) -> None:
+        """Print what `synthmr.pipeline.compare` found, a sentence a comparison."""
+        if tests:
+            self._out.print("paired over subjects, two-sided:", highlight=False)
+        for test in tests:
+            self._out.print(escape(f"  {test['text']}{' ' + test['note'] if test['note'] else ''}"), highlight=False)
+
+    def outcome(self, outcome: Any) -> None:
+        """Print an experiment: what differs from the paper, the table, the claims."""
+        from synthmr.experiment import layout
+        from synthmr.experiment.spec import PAPERS
+
+        experiment = outcome.experiment
+        self._out.print(escape(f"{PAPERS[experiment.paper]}, {experiment.item}: {experiment.title}"), highlight=False)
+        self._out.print(escape(layout.protocol_words(experiment)), highlight=False)
+        for line in layout.differences(outcome):
+            self._out.print(escape(f"  {line}"), highlight=False)
+        self.table("mean +- sd over subjects", layout.filled(layout.table(outcome)))
+        claims = layout.claim_table(outcome)
+        if claims:
+            self.table("claims (paired t-test over subjects, two-sided, Holm-corrected)", layout.filled(claims))
+        self._out.print(escape(layout.summary(outcome)), highlight=False)
+
+    def pair(self, found: Any) -> None:
+        """Print the scores of one file against another."""
+        from synthmr.evaluate.table import format_score
+
+        keys = ("protocol", "region", "metric")
+        self.table(
+            "scores",
+            [{**{key: row[key] for key in keys}, "value": format_score(row["metric"], row["value"])} for row in found.rows],
+        )
+
+    def remarks(self, warnings: Sequence[Any], skipped: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
+        """Print the linter's warnings and what was left out, on standard error, each once."""
+        from synthmr.evaluate.lint import lint_lines
+
+        for line in dict.fromkeys(notes):
+            self._note.print(escape(f"note: {line}"), highlight=False)
+        for line in dict.fromkeys(skipped):
+            self._note.print(escape(f"left out: {line}"), highlight=False)
+        for line in lint_lines(warnings):
+            self._note.print(f"[yellow]warning[/] {escape(line)}", highlight=False)
+
+    def text(self, text: str) -> None:
+        """Print text as it is."""
+        if not self._silent:
+            print(text.rstrip())
 
     def summary(self, summary: Any) -> None:
         """Print what a cohort synthesis did."""

@@ -61,7 +61,7 @@ def run_demo(out: Path, subjects: int, seed: int, steps: int, console: Console) 
         config = pipeline.configure(method, SOURCES, TARGET, settings=settings, budget=budget, seed=seed)
         store, split = pipeline.prepared(data, config, cache=out / "cache")
         with console.training(method) as live:
-            result = pipeline.train(config, store, split, runs / method, progress=live)
+            result = pipeline.train(config, store, split, runs / method, progress=live, data=data)
         _told(console, start, f"{method}: {result.describe()}")
     inference = pipeline.infer_settings()
     volumes = out / "volumes"

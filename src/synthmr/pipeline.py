@@ -7,7 +7,8 @@ Imports are inside the functions, so that asking for one stage does not load the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from synthmr.data.audit import Finding
     from synthmr.data.split import Split
     from synthmr.data.store import Store
+    from synthmr.evaluate.lint import LintWarning
+    from synthmr.evaluate.pair import PairScores
     from synthmr.evaluate.protocols import Protocol
     from synthmr.infer.export import Summary
     from synthmr.infer.predict import InferSettings
+    from synthmr.report.html import Grid
     from synthmr.report.views import FigureCase
     from synthmr.run import LoadedRun
     from synthmr.train.loop import TrainResult
@@ -116,20 +120,24 @@ def prepared(
     cache: Path | None = None,
     out: Path | None = None,
     progress: Tick | None = None,
+    split: Split | None = None,
 ) -> tuple[Store, Split]:
-    """Prepare a cohort (or open a prepared store) and settle its split.
+    """Prepare a cohort (or open a prepared store) and settle its split, unless one is given (a fold's).
 
     Raises:
         DataError: nothing to train on, or data that cannot be prepared.
+        UsageError: a prepared store and a split: the store has its own.
     """
     from synthmr.data.split import make_split
     from synthmr.data.store import Store, build
 
     if (data / "store.json").is_file():
+        if split is not None:
+            raise UsageError(f"{data} is a prepared store, which has its own split; give the folder of images.")
         store = Store.open(data)
         return store, store.split
     cohort = index(data, aliases, split_file)
-    split = make_split(cohort, (*config.sources, *config.targets), config.seed)
+    split = split or make_split(cohort, (*config.sources, *config.targets), config.seed)
     store = build(cohort, split, config.sources, config.targets, config.prepare, cache=cache, out=out, progress=progress)
     return store, split
 
@@ -150,13 +158,22 @@ def train(
     accelerator: str = "auto",
     progress: Any = None,
     extends: LoadedRun | None = None,
+    data: Path | None = None,
 ) -> TrainResult:
-    """Train and write a run folder; with ``extends``, of `extension`, one that starts from that run's weights."""
+    """Train and write a run folder; with ``extends``, of `extension`, one that starts from that run's weights.
+
+    ``data``, the folder of images, is noted in the run, for `report`.
+    """
+    from synthmr.run import RunFolder
     from synthmr.train.loop import train as loop
     from synthmr.train.runtime import Runtime
 
     runtime = Runtime(accelerator=accelerator, devices=devices, num_nodes=nodes)
-    return loop(config, store, split, out, resume, runtime, progress, extends)
+    result = loop(config, store, split, out, resume, runtime, progress, extends)
+    if data is not None and not (data / "store.json").is_file() and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        folder = RunFolder.open(out)
+        folder.write_info({**folder.info, "data": str(data.resolve())})
+    return result
 
 
 def extend(
@@ -329,10 +346,11 @@ def select(cohort: Cohort, split: Split, part: str) -> list[Case]:
     """The cases of one part of a run's split that a cohort holds.
 
     Raises:
-        UsageError: ``part`` is not train, validation, test or all.
+        UsageError: ``part`` is not train, validation, test, held-out (validation and test) or all.
         DataError: the cohort holds none of them.
     """
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
+    parts["held-out"] = (*split.validation, *split.test)
     if part != "all" and part not in parts:
         raise UsageError(f"unknown split {part!r}: {did_you_mean(part, (*parts, 'all'))}")
     names = set(parts[part]) if part != "all" else {case.name for case in cohort.cases}
@@ -344,6 +362,19 @@ def select(cohort: Cohort, split: Split, part: str) -> list[Case]:
     return cases
 
 
+@dataclass
+class Remarks:
+    """What an evaluation has to say beside its numbers.
+
+    Attributes:
+        warnings: of the linter (`synthmr.evaluate.lint`).
+        skipped: protocols that were left out for a case, and why.
+    """
+
+    warnings: list[LintWarning] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+
 def evaluate(
     runs: Sequence[Path],
     data: Path,
@@ -353,20 +384,165 @@ def evaluate(
     aliases: Sequence[str] = (),
     split_file: Path | None = None,
     progress: Tick | None = None,
+    metrics: Sequence[str] = (),
+    regions: bool = False,
+    remarks: Remarks | None = None,
+    inputs: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Predict and score: rows (case, method, contrast, protocol, metric, value).
 
+    Args:
+        runs: folders; the first one's split is used.
+        data: the cohort.
+        split: which part of it.
+        protocols: names, YAML files, or ``all``; none: masked-volume.
+        settings: how to predict.
+        aliases: ``alias=CONTRAST`` words.
+        split_file: in place of the data's own.
+        progress: is told of every case.
+        metrics: others than the protocols' own.
+        regions: score lesion, tissue and boundary apart too, with slice consistency and false lesions (first protocol).
+        remarks: is filled.
+        inputs: contrasts that the runs are given; none: all of their sources.
+
     Raises:
-        UsageError: unknown protocol or split.
+        UsageError: unknown protocol, metric or split, or inputs that a run cannot do with.
         DataError: a case that cannot be read, or that lacks the truth.
     """
-    from synthmr.evaluate.protocols import get_protocol
+    from dataclasses import replace
 
-    chosen = [get_protocol(name) for name in protocols or ("masked-volume", "hinet2020")]
+    from synthmr.evaluate.lint import lint_protocol
+    from synthmr.evaluate.protocols import get_protocols
+
+    chosen = get_protocols(protocols)
+    if metrics:  # here, so that a mistyped name is told before anything is predicted
+        chosen = [replace(protocol, metrics=tuple(metrics)) for protocol in chosen]
+    remarks = remarks if remarks is not None else Remarks()
+    remarks.warnings += [warning for protocol in chosen for warning in lint_protocol(protocol)]
     rows: list[dict[str, Any]] = []
-    for predicted in predictions(runs, data, split, settings, aliases, split_file, progress):
-        rows += predicted.rows(chosen)
+    for predicted in predictions(runs, data, split, settings, aliases, split_file, progress, inputs):
+        rows += predicted.rows(chosen, metrics, regions, remarks)
+    if not rows:
+        raise DataError(f"nothing could be scored: {'; '.join(dict.fromkeys(remarks.skipped))}.")
     return rows
+
+
+def score(
+    prediction: Path,
+    truth: Path,
+    mask: Path | None = None,
+    segmentation: Path | None = None,
+    protocols: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    regions: bool = False,
+    progress: Tick | None = None,
+) -> PairScores:
+    """Score one NIfTI file against another, from whatever tool; arguments and errors of `evaluate.pair.score_files`."""
+    from synthmr.evaluate.pair import score_files
+    from synthmr.evaluate.protocols import get_protocols
+
+    return score_files(prediction, truth, get_protocols(protocols), mask, segmentation, metrics, regions, progress)
+
+
+def score_objects(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Score rows for machines: protocol, region (empty: the protocol's own), metric and value apart."""
+    from synthmr.evaluate.table import split_metric
+
+    found = []
+    for row in rows:
+        metric, region = split_metric(row["metric"])
+        found.append({**row, "metric": metric, "region": region})
+    return found
+
+
+def read_tables(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Score rows of one or more metrics.csv.
+
+    Raises:
+        DataError: a table cannot be read, or two hold the same method's score of the same case.
+    """
+    from synthmr.evaluate.table import read_metrics
+
+    rows: list[dict[str, Any]] = []
+    seen: dict[tuple[str, ...], Path] = {}
+    for path in paths:
+        mine = read_metrics(path)
+        for row in mine:
+            key = tuple(str(row[name]) for name in ("case", "method", "contrast", "protocol", "metric"))
+            if seen.setdefault(key, path) != path:
+                raise DataError(
+                    f"{path} and {seen[key]} both hold {row['metric']} of {row['method']} for case {row['case']}; rename a method."
+                )
+        rows += mine
+    return rows
+
+
+#: what is tested unless metrics are named: many tests make few of them true
+TESTED = ("psnr", "ssim", "mae", "dice_WT", "dice_TC", "dice_ET")
+
+
+def compare(rows: Sequence[Mapping[str, Any]], reference: str = "", metrics: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Paired tests of every method against the reference, a family a contrast, protocol and metric.
+
+    Args:
+        rows: scores of at least two methods.
+        reference: a method; empty: the one with the best mean.
+        metrics: to test; none: `TESTED`, or all that the rows hold if they hold none of those.
+
+    Returns:
+        Rows of `compare_methods`; none where no two methods have a score of the same contrast, protocol and metric.
+
+    Raises:
+        UsageError: one method alone, an unknown method or metric, or a metric that nobody can win by.
+    """
+    from synthmr.evaluate.statistics import compare_methods, direction
+
+    rows = list(rows)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    if len(methods) < 2:
+        raise UsageError(f"there is one method alone ({', '.join(methods) or 'none'}); score two or more to compare them.")
+    if reference and reference not in methods:
+        raise UsageError(f"the tables hold no scores of {reference}: {did_you_mean(reference, methods)}")
+    known = list(dict.fromkeys(row["metric"] for row in rows))
+    directed = [name for name in known if direction(name) is not None]
+    for name in metrics:
+        if name not in known:
+            raise UsageError(f"the tables hold no {name}: {did_you_mean(name, known)}")
+        if name not in directed:
+            raise UsageError(
+                f"neither a higher nor a lower {name} is better, so no method wins by it: {did_you_mean(name, directed)}"
+            )
+    chosen = tuple(metrics) or tuple(name for name in TESTED if name in known) or tuple(directed)
+    families = dict.fromkeys((row["contrast"], row["protocol"], row["metric"]) for row in rows if row["metric"] in chosen)
+    found: list[dict[str, Any]] = []
+    for contrast, protocol, metric in families:
+        mine = [row for row in rows if (row["contrast"], row["protocol"], row["metric"]) == (contrast, protocol, metric)]
+        there = {row["method"] for row in mine}
+        # a segmenting method has scores that the reference has not
+        if len(there) > 1 and reference in ("", *there):
+            found += compare_methods(mine, metric=metric, protocol=protocol, contrast=contrast, reference=reference or None)
+    return found
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ()) -> str:
+    """Means with the papers' marks as Markdown: best in bold, an asterisk on what differs from it (corrected p < 0.05)."""
+    from synthmr.evaluate.marks import marked_table, to_markdown
+
+    return to_markdown(marked_table([row for row in rows if not metrics or row["metric"] in metrics]), intervals=True)
+
+
+def protocols(name: str = "") -> list[dict[str, Any]]:
+    """The protocols in the box, or one, as plain data."""
+    from synthmr.evaluate.protocols import PROTOCOLS, get_protocol
+
+    return [to_dict(protocol) for protocol in ([get_protocol(name)] if name else PROTOCOLS.values())]
+
+
+def protocol_yaml(name: str) -> str:
+    """A protocol as YAML that `--protocol FILE.yaml` reads."""
+    from synthmr.evaluate.protocols import get_protocol, to_yaml
+
+    return to_yaml(get_protocol(name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -381,17 +557,34 @@ class Predicted:
     images: Mapping[str, np.ndarray]
     segmentations: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
-    def rows(self, protocols: Sequence[Protocol]) -> list[dict[str, Any]]:
-        """Score every prediction under every protocol."""
-        from synthmr.evaluate.protocols import score, score_input
+    def rows(
+        self, protocols: Sequence[Protocol], metrics: Sequence[str] = (), regions: bool = False, remarks: Remarks | None = None
+    ) -> list[dict[str, Any]]:
+        """Score every prediction under every protocol; arguments of `evaluate`."""
+        from synthmr.evaluate.lint import lint_images
+        from synthmr.evaluate.pair import regional_rows
+        from synthmr.evaluate.scoring import scorable, score, score_input
         from synthmr.evaluate.segmentation import score_segmentation, segmentation_rows
         from synthmr.evaluate.table import score_rows
 
         found: list[dict[str, Any]] = []
         for method, image in self.images.items():
             scored = score_input(image, self.prepared, self.target)
+            used = []
             for protocol in protocols:
-                found += score_rows(self.prepared.name, method, self.target, protocol.name, score(scored, protocol))
+                missing = scorable(scored, protocol) if len(protocols) > 1 else ""
+                if missing and remarks is not None:
+                    remarks.skipped.append(missing)
+                if not missing:
+                    used.append(protocol)
+                    values = score(scored, protocol, metrics)
+                    found += score_rows(self.prepared.name, method, self.target, protocol.name, values)
+            if regions and used:
+                regional = regional_rows(scored, self.prepared.segmentation, used[0], metrics)
+                values = {f"{row['metric']}@{row['region']}": row["value"] for row in regional}
+                found += score_rows(self.prepared.name, method, self.target, used[0].name, values)
+            if remarks is not None:
+                remarks.warnings += lint_images(scored, used)
         for method, (predicted, truth) in self.segmentations.items():
             scores = score_segmentation(predicted, truth, self.prepared.spacing)
             found += segmentation_rows(self.prepared.name, method, scores)
@@ -406,8 +599,9 @@ def predictions(
     aliases: Sequence[str] = (),
     split_file: Path | None = None,
     progress: Tick | None = None,
+    inputs: Sequence[str] = (),
 ) -> Iterator[Predicted]:
-    """Predict held-out cases with one or more runs, a case at a time.
+    """Predict held-out cases with one or more runs, a case at a time; ``inputs`` are the contrasts they are given (none: all).
 
     Raises:
         UsageError: runs that were trained for other targets or prepared in other ways than the first: their numbers
@@ -447,10 +641,11 @@ def predictions(
                 )
             plane = (settings.plane if settings is not None else "") or config.prepare.plane
             canvas = Canvas.of(config.sample)
-            for target, image in predict_case(run.method, prepared[key], None, plane, settings, canvas=canvas).items():
+            given = only(prepared[key], inputs, config) if inputs else prepared[key]
+            for target, image in predict_case(run.method, given, None, plane, settings, canvas=canvas).items():
                 images[target][name] = image
-            if segments(run.method) and prepared[key].segmentation is not None:
-                segmented[name] = tumour_classes(run.method, prepared[key], plane, settings, canvas)
+            if segments(run.method) and given.segmentation is not None:
+                segmented[name] = tumour_classes(run.method, given, plane, settings, canvas)
         shapes = {each.mask.shape for each in prepared.values()}
         if len(shapes) > 1:
             raise UsageError(
@@ -460,6 +655,25 @@ def predictions(
             yield Predicted(next(iter(prepared.values())), target, predicted, segmented if number == 0 else {})
         if progress is not None:
             progress(done, len(cases), case.name)
+
+
+def only(prepared: PreparedCase, inputs: Sequence[str], config: RunConfig) -> PreparedCase:
+    """A prepared case with some of the sources; mask and units stay those of all of them, so that subsets compare.
+
+    Raises:
+        UsageError: an input is no source of the run, or the method needs all of them.
+    """
+    from dataclasses import replace
+
+    from synthmr.methods import registry
+
+    for name in inputs:
+        if name not in config.sources:
+            raise UsageError(f"{name} is no source of this run: {did_you_mean(name, config.sources)}")
+    if set(inputs) != set(config.sources) and not registry.load(config.method).spec.any_subset:
+        raise UsageError(f"{config.method} needs all of its sources ({', '.join(config.sources)}); milr takes any subset.")
+    kept = {name: image for name, image in prepared.images.items() if name in inputs or name not in config.sources}
+    return replace(prepared, images=kept)
 
 
 def name_runs(loaded: Sequence[LoadedRun], paths: Sequence[Path]) -> dict[str, LoadedRun]:
@@ -480,6 +694,64 @@ def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write(path, rows)
 
 
+def report(
+    runs: Sequence[Path],
+    path: Path,
+    data: Path | None = None,
+    split: str = "test",
+    protocols: Sequence[str] = (),
+    title: str = "",
+    command: str = "",
+    aliases: Sequence[str] = (),
+    split_file: Path | None = None,
+    progress: Tick | None = None,
+) -> Path:
+    """Score runs and write one self-contained page about them.
+
+    Args:
+        runs: folders; the first one's method is the one that cases are ordered by.
+        path: of the page.
+        data: the cohort; None: where the first run says it was trained on.
+        split: which part of it.
+        protocols: as `evaluate` takes them.
+        title: heading; empty: methods and target.
+        command: that made the page.
+        aliases: ``alias=CONTRAST`` words.
+        split_file: in place of the data's own.
+        progress: is told of every case.
+
+    Raises:
+        UsageError: no data are known, or the runs cannot be compared.
+        DataError: what `evaluate` raises, or the page cannot be written.
+    """
+    from synthmr.evaluate.lint import lint_lines
+    from synthmr.run import RunFolder
+
+    folders = [RunFolder.open(run) for run in runs]
+    data = data if data is not None else known_data(folders[0].info, runs[0])
+    remarks = Remarks()
+    rows = evaluate(runs, data, split, protocols, None, aliases, split_file, progress, remarks=remarks)
+    methods = ", ".join(dict.fromkeys(folder.config.method for folder in folders))
+    title = title or f"{methods}: {', '.join(folders[0].config.sources)} to {', '.join(folders[0].config.targets)}"
+    notes = [*dict.fromkeys(f"Left out: {line}" for line in remarks.skipped), *lint_lines(remarks.warnings)]
+    if len(folders) > 1:
+        notes += [row["text"] for row in compare(rows)]
+    write_report(path, runs, data, split, rows, title, command, notes, aliases=aliases, split_file=split_file)
+    return path
+
+
+def known_data(info: Mapping[str, Any], where: Path) -> Path:
+    """The data that a run or experiment notes.
+
+    Raises:
+        UsageError: it notes none, or they are there no more.
+    """
+    noted = info.get("data")
+    if not noted or not Path(str(noted)).exists():
+        raise UsageError(f"{where} {f'notes the data {noted}, which is not there' if noted else 'notes no data'}; give DATA.")
+    return Path(str(noted))
+
+
 def write_report(
     path: Path,
     runs: Sequence[Path],
@@ -489,27 +761,36 @@ def write_report(
     title: str,
     command: str,
     notes: Sequence[str] = (),
+    grids: Sequence[Grid] = (),
+    aliases: Sequence[str] = (),
+    split_file: Path | None = None,
+    figures: Iterable[Predicted] | None = None,
 ) -> None:
-    """Write one self-contained HTML page: words, table, every case in three planes, learning curves, provenance."""
+    """Write one self-contained HTML page: words, tables, every case in three planes, learning curves, provenance.
+
+    ``figures`` are predictions that were made elsewhere, in place of those of ``runs``; ``grids`` further tables.
+    """
     from synthmr.report.html import ReportData
     from synthmr.report.html import write_report as write
     from synthmr.run import RunFolder
 
     folders = [RunFolder.open(run) for run in runs]
     first = folders[0]
+    names = {run: folder.path.name for run, folder in zip(runs, folders, strict=True)}
     info = {
         "data": str(data),
         "cases": split,
         "split": to_dict(first.split),
         "runs": {
-            run.name: {key: folder.info.get(key) for key in ("method", "hash", "started", "machine", "result")}
+            names[run]: {key: folder.info.get(key) for key in ("method", "hash", "started", "machine", "result")}
             for run, folder in zip(runs, folders, strict=True)
         },
     }
-    figures = (figure_case(predicted, rows) for predicted in predictions(runs, data, split))
+    found = predictions(runs, data, split, None, aliases, split_file) if figures is None else figures
+    cases = (figure_case(predicted, rows) for predicted in found)
     logs = {folder.config.method: folder.records() for folder in folders if any("lr" in record for record in folder.records())}
-    configs = {run.name: to_dict(folder.config) for run, folder in zip(runs, folders, strict=True)}
-    write(path, ReportData(title, command, rows, figures, config=configs, info=info, logs=logs, notes=notes))
+    configs = {names[run]: to_dict(folder.config) for run, folder in zip(runs, folders, strict=True)}
+    write(path, ReportData(title, command, rows, cases, config=configs, info=info, logs=logs, notes=notes, grids=grids))
 
 
 def figure_case(predicted: Predicted, rows: Sequence[Mapping[str, Any]]) -> FigureCase:

@@ -1,0 +1,117 @@
+"""An experiment as one self-contained page: table, claims, every subject, and the images of two of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from synthmr import pipeline
+from synthmr.errors import DataError, UsageError
+from synthmr.experiment import layout, runner, spec
+from synthmr.experiment.cells import Cell, cell_name, trained
+from synthmr.report.html import Grid
+
+
+def is_experiment(folder: Path) -> bool:
+    """Whether a folder is that of an experiment."""
+    return (folder / "experiment.json").is_file()
+
+
+def reopen(folder: Path, data: Path | None = None) -> tuple[runner.Outcome, Path]:
+    """The outcome of an experiment as its folder holds it, and its data; nothing is trained or scored.
+
+    Raises:
+        DataError: the folder holds no scores.
+        UsageError: the data are not where they were; give them.
+    """
+    from synthmr.evaluate.table import read_metrics
+    from synthmr.io.files import read_json
+
+    note = read_json(folder / "experiment.json")
+    experiment = spec.load(str(note["experiment"]))
+    options = runner.Options(**{**note["options"], "only": (), "cache": None, "aliases": tuple(note["options"]["aliases"])})
+    data = data if data is not None else pipeline.known_data(note, folder)
+    cohort = pipeline.index(data, options.aliases)
+    planned = tuple(runner.plan(experiment, cohort.contrasts, options))
+    path = folder / "scores.csv"
+    if not path.is_file():
+        raise DataError(f"{folder} holds no scores.csv yet; run `synthmr experiment run` to its end first.")
+    names = {runner.label(each.row): each.row.key for each in planned}
+    scores: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in read_metrics(path):
+        if row["method"] in names:
+            scores.setdefault(names[row["method"]], []).append(row)
+    unscored = {each.row.key: "not run yet" for each in planned if each.config and each.row.key not in scores}
+    subjects = {case.name: case.subject for case in cohort.cases}
+    return runner.Outcome(experiment, options, planned, scores, unscored, runner.data_words(data, cohort), subjects), data
+
+
+def shown_rows(outcome: runner.Outcome) -> list[runner.Planned]:
+    """The rows whose images are shown: the winner and the loser of the first claim that was tested, else the first two rows."""
+    done = {each.row.key: each for each in outcome.planned if each.config and each.row.key in outcome.scores}
+    for verdict in layout.verdicts(outcome):
+        pair = [(verdict.group, verdict.claim.better), (verdict.group, verdict.against)]
+        if verdict.verdict != layout.UNKNOWN and all(key in done for key in pair):
+            return [done[key] for key in pair]
+    return list(done.values())[:2]
+
+
+def write(folder: Path, path: Path, data: Path | None = None, command: str = "") -> Path:
+    """Write the page of an experiment.
+
+    Raises:
+        DataError: there is nothing to show, or the page cannot be written.
+        UsageError: as `reopen`.
+    """
+    outcome, data = reopen(folder, data)
+    experiment, options = outcome.experiment, outcome.options
+    rows = [row for scores in outcome.scores.values() for row in scores]
+    if not rows:
+        raise DataError(f"no row of {experiment.name} in {folder} has scores; run it to its end first.")
+    shown = [each for each in shown_rows(outcome) if not each.row.inputs and not each.row.plane and not each.row.extend]
+    runs = {runner.label(each.row): _runs(folder, each, options, data) for each in shown}
+    runs = {name: found for name, found in runs.items() if found}
+    part = "test" if options.folds else options.part
+    grids = [
+        Grid(f"{experiment.item} beside ours", layout.filled(layout.table(outcome)), layout.protocol_words(experiment)),
+        Grid(
+            "Claims",
+            layout.filled(layout.claim_table(outcome)),
+            f"Paired t-test over subjects, Holm-corrected. {layout.summary(outcome)}",
+        ),
+    ]
+    pipeline.write_report(
+        path,
+        list(chain.from_iterable(runs.values())),
+        data,
+        part,
+        rows,
+        f"{spec.PAPERS[experiment.paper]}, {experiment.item}: {experiment.title}",
+        command,
+        [experiment.about, *layout.differences(outcome)] if experiment.about else layout.differences(outcome),
+        grids,
+        aliases=options.aliases,
+        figures=_figures(runs, data, part, options),
+    )
+    return path
+
+
+def _runs(folder: Path, planned: runner.Planned, options: runner.Options, data: Path) -> list[Path]:
+    """The finished run folders of a row, one a fold."""
+    base = folder / "cells" / cell_name(Cell(planned.config))
+    places = [base / f"fold-{fold}" for fold in range(1, options.folds + 1)] if options.folds else [base]
+    found = [place / "run" for place in places]
+    return found if all(trained(run) for run in found) else []
+
+
+def _figures(runs: Mapping[str, list[Path]], data: Path, part: str, options: runner.Options) -> Iterator[pipeline.Predicted]:
+    """Predictions of the shown rows under their names, fold by fold."""
+    for each in zip(*runs.values(), strict=True):
+        for predicted in pipeline.predictions(list(each), data, part, None, options.aliases):
+            images = dict(zip(runs, predicted.images.values(), strict=True))
+            yield pipeline.Predicted(predicted.prepared, predicted.target, images)
+
+
+__all__ = ["UsageError", "is_experiment", "reopen", "shown_rows", "write"]

@@ -1,0 +1,238 @@
+"""Every non-empty subset of a run's sources: what each is worth, as a table and a plot (MILR, Table IV).
+
+Experiment B of MILR gives one run, trained with all sources, each subset in turn. Experiment A trains a run a subset; it is the
+only one there is for methods that need all of their sources. Both score against the same truth in the same mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synthmr import pipeline
+from synthmr.config import RunConfig
+from synthmr.contrasts import SEGMENTATION
+from synthmr.errors import DataError, UsageError
+from synthmr.evaluate.table import summarise
+from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, cell_name, locked, score_cell, train_cell
+
+#: words of the two ways in the method column
+ONE, EACH = "one run", "a run each"
+
+
+def subsets_of(sources: Sequence[str], least: int = 1) -> list[tuple[str, ...]]:
+    """All subsets with at least ``least`` sources, small ones first, in the order of the sources."""
+    return [names for size in range(least, len(sources) + 1) for names in combinations(sources, size)]
+
+
+def score_subsets(
+    run: Path,
+    data: Path,
+    out: Path | None,
+    *,
+    each: bool = False,
+    split: str = "test",
+    protocol: str = "masked-volume",
+    budget: Mapping[str, float] | None = None,
+    aliases: Sequence[str] = (),
+    cache: Path | None = None,
+    show: Shown,
+    train_show: Shown,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Score rows of every subset; the method is ``T1w+T2w``, with `EACH` in front for runs of their own.
+
+    Args:
+        run: the run folder.
+        data: the cohort.
+        out: folder for the runs of their own; needed where there are any.
+        each: train a run a subset too (for methods that need all sources: in place of one run). The run itself stands for its
+            own sources, unless ``budget`` is given.
+        split: the part that is scored.
+        protocol: of the scores.
+        budget: of each training; none: the run's own.
+        aliases: ``alias=CONTRAST`` words.
+        cache: of prepared data.
+        show: progress of scoring.
+        train_show: progress of training.
+        say: is told what is done.
+
+    Raises:
+        UsageError: runs would have to be trained and were not asked for, there is no folder for them, or a word makes no sense.
+        DataError: another process is training one of them, and what the stages raise.
+    """
+    from synthmr.methods import registry
+    from synthmr.run import load_run
+
+    loaded = load_run(run)
+    config = loaded.config
+    method = registry.load(config.method)
+    spec = method.spec
+    if len(config.sources) < 2:
+        raise UsageError(f"{run} has one source ({config.sources[0]}), so there is no subset to score.")
+    if not spec.any_subset and not each:
+        raise UsageError(
+            f"{config.method} needs all of its sources, so each subset needs a run of its own; add --train --out DIR, or use milr."
+        )
+    if each and out is None:
+        raise UsageError("--train writes a run a subset and needs --out DIR.")
+    if budget and not each:
+        raise UsageError(f"--{next(iter(budget))} is of the runs that --train trains; add --train --out DIR, or leave it out.")
+    if budget and not hasattr(method, "step"):
+        raise UsageError(f"{config.method} is fitted in one go and takes no --{next(iter(budget))}; leave it out.")
+    _one_protocol(protocol)
+    pipeline.select(pipeline.index(data, aliases), loaded.split, split)  # a wrong word is told before anything is trained
+    rows: list[dict[str, Any]] = []
+    if spec.any_subset:
+        for names in subsets_of(config.sources):
+            with show(f"score {'+'.join(names)}") as tick:
+                found = pipeline.evaluate([run], data, split, [protocol], aliases=aliases, progress=tick, inputs=names)
+            rows += [{**row, "method": "+".join(names)} for row in found]
+    if not each or out is None:
+        return rows
+    few = [names for names in subsets_of(config.sources) if len(names) < spec.sources[0]]
+    if few:
+        say(f"left out, as {config.method} takes {spec.sources[0]} sources or more: {', '.join('+'.join(names) for names in few)}")
+    busy = ""
+    for names in subsets_of(config.sources, spec.sources[0]):
+        cell = Cell(_with(config, names, budget), loaded.split)
+        folder = out / cell_name(cell)
+        label = "+".join(names)
+        with locked(folder) as free:
+            if not free:
+                busy = busy or f"{label}: {busy_words(folder)}."
+                continue
+            trained = run
+            if cell.config != config:
+                words: dict[str, Any] = {"title": label, "show": show, "train_show": train_show}
+                trained = train_cell(cell, data, folder, **words, aliases=aliases, cache=cache)
+            with show(f"score {label}") as tick:
+                found = score_cell(trained, data, folder, Scoring((protocol,), split), aliases=aliases, tick=tick)
+        rows += [{**row, "method": f"{EACH}: {label}"} for row in found]
+    if busy:
+        raise DataError(busy)
+    return rows
+
+
+def _one_protocol(name: str) -> None:
+    """Check that a word is one protocol.
+
+    Raises:
+        UsageError: it is none, or all of them.
+    """
+    from synthmr.evaluate.protocols import get_protocols
+
+    if len(get_protocols([name])) > 1:
+        raise UsageError(f"--protocol {name}: the table of subsets is of one protocol; name one, such as masked-volume.")
+
+
+def _with(config: RunConfig, sources: tuple[str, ...], budget: Mapping[str, float] | None) -> RunConfig:
+    """The configuration with some of the sources, and another length of training where asked; all of it learns.
+
+    Raises:
+        UsageError: a length that is not above 0.
+    """
+    changed = replace(config, sources=sources)
+    if getattr(config.options, "frozen", ()):  # of a run that was extended: its frozen parts are learnt here
+        changed = replace(changed, options=replace(config.options, frozen=()))
+    if budget:
+        for key, value in budget.items():
+            if not value > 0:
+                raise UsageError(f"--{key} {value:g}: give a number above 0.")
+        train = replace(config.train, steps=0, epochs=0, minutes=0.0)
+        kinds = {entry.name: type(getattr(train, entry.name)) for entry in fields(train)}
+        changed = replace(changed, train=replace(train, **{key: kinds[key](value) for key, value in budget.items()}))
+    return changed
+
+
+def main_metric(rows: Sequence[Mapping[str, Any]]) -> str:
+    """PSNR where the rows have it, else their first metric: what the plot and the gains show."""
+    metrics = [str(row["metric"]) for row in rows if row["contrast"] != SEGMENTATION] or [str(row["metric"]) for row in rows]
+    return next((name for name in metrics if name.partition("@")[0] == "psnr"), metrics[0])
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A dict a subset and target: marks of what went in, then mean +- sd of each metric, empty where there is none."""
+    summary = summarise(rows)
+    methods = dict.fromkeys((row["method"], row["contrast"]) for row in summary)
+    names = list(dict.fromkeys(part for method, _ in methods for part in _given(method)))
+    metrics = dict.fromkeys(row["metric"] for row in summary)
+    lines = []
+    for method, contrast in methods:
+        given = _given(method)
+        found = {row["metric"]: row for row in summary if (row["method"], row["contrast"]) == (method, contrast)}
+        line: dict[str, Any] = {"runs": _way(method), **{name: "x" if name in given else "" for name in names}, "target": contrast}
+        line["subjects"] = max(row["subjects"] for row in found.values())
+        lines.append(line | {metric: found[metric]["text"] if metric in found else "" for metric in metrics})
+    return lines
+
+
+def _way(method: str) -> str:
+    """`ONE` or `EACH`, from the word in the method column."""
+    return method.rpartition(": ")[0] or ONE
+
+
+def _given(method: str) -> list[str]:
+    """The sources that went in."""
+    return method.rpartition(": ")[2].split("+")
+
+
+def gains(rows: Sequence[Mapping[str, Any]], metric: str = "psnr") -> list[dict[str, Any]]:
+    """What adding one source to a subset changes: mean over subjects of the change, and in how many it is for the better."""
+    from synthmr.evaluate.statistics import direction, subject_values
+
+    found = []
+    for contrast in dict.fromkeys(row["contrast"] for row in rows):
+        values = subject_values([row for row in rows if row["contrast"] == contrast and row["metric"] == metric])
+        for (small, before), (large, after) in product(values.items(), repeat=2):
+            added = [name for name in _given(large) if name not in _given(small)]
+            kept = set(_given(small)) <= set(_given(large))
+            common = [name for name in before if name in after]
+            if _way(small) != _way(large) or len(added) != 1 or not kept or not common:
+                continue
+            with np.errstate(invalid="ignore"):  # both infinite: no change can be told, and nan says so
+                changes = np.array([after[name] for name in common]) - np.array([before[name] for name in common])
+                change = float(changes.mean())
+            better = int(((changes if direction(metric) else -changes) > 0).sum())
+            head = {"target": contrast, "runs": _way(small), "to": "+".join(_given(small)), "added": added[0]}
+            found.append({**head, f"change of {metric}": f"{change:+.3g}", "better in": f"{better} of {len(common)}"})
+    return found
+
+
+def plot(rows: Sequence[Mapping[str, Any]], path: Path, metric: str = "psnr") -> None:
+    """A point a subject and the mean of every subset, a panel a target, as PNG.
+
+    Raises:
+        DataError: it cannot be written, or no row is of the metric.
+    """
+    from matplotlib.figure import Figure
+
+    from synthmr.evaluate.statistics import subject_values
+    from synthmr.io.files import atomic
+
+    rows = [row for row in rows if row["metric"] == metric]
+    if not rows:
+        raise DataError(f"{path} cannot be drawn: there is no {metric} among the scores.")
+    targets = list(dict.fromkeys(row["contrast"] for row in rows))
+    figure = Figure(figsize=(6.5 * len(targets), 0.34 * len({row["method"] for row in rows}) + 1.4), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(targets)))
+    for axes, target in zip(panels, targets, strict=True):
+        values = subject_values([row for row in rows if row["contrast"] == target])
+        order = list(values)[::-1]
+        for place, method in enumerate(order):
+            scores = [score for score in values[method].values() if np.isfinite(score)]
+            axes.plot(scores, [place] * len(scores), "o", color="0.6", markersize=4)
+            if scores:
+                axes.plot([np.mean(scores)], [place], "|", color="tab:blue", markersize=16, markeredgewidth=3)
+        axes.set_yticks(range(len(order)), order)
+        axes.set_title(target, loc="left")
+        axes.set_xlabel(f"{metric} ({rows[0]['protocol']}); a dot is a subject, the bar their mean")
+        axes.grid(axis="x", color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
