@@ -600,8 +600,11 @@ def predictions(
     split_file: Path | None = None,
     progress: Tick | None = None,
     inputs: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> Iterator[Predicted]:
-    """Predict held-out cases with one or more runs, a case at a time; ``inputs`` are the contrasts they are given (none: all).
+    """Predict held-out cases with one or more runs, a case at a time.
+
+    ``inputs`` are the contrasts that the runs are given (none: all), ``names`` what they are called (none: by method or folder).
 
     Raises:
         UsageError: runs that were trained for other targets or prepared in other ways than the first: their numbers
@@ -616,8 +619,9 @@ def predictions(
     from synthmr.prepare.case import prepare_case
     from synthmr.run import load_run
 
-    loaded = name_runs([load_run(path) for path in runs], runs)
-    first = next(iter(loaded.values()))
+    opened = [load_run(path) for path in runs]
+    loaded = dict(zip(names, opened, strict=True)) if names else name_runs(opened, runs)
+    first = opened[0]
     for name, run in loaded.items():
         if isinstance(run.method, NeuralMethod):
             run.method.to(best_device())
@@ -776,7 +780,9 @@ def write_report(
 
     folders = [RunFolder.open(run) for run in runs]
     first = folders[0]
-    names = {run: folder.path.name for run, folder in zip(runs, folders, strict=True)}
+    # cells of experiments are all called run: what tells them apart stands further up
+    short = [run.resolve().name for run in runs]
+    names = dict(zip(runs, short if len(set(short)) == len(short) else ["/".join(run.parts[-3:]) for run in runs], strict=True))
     info = {
         "data": str(data),
         "cases": split,

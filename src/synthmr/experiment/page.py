@@ -109,9 +109,7 @@ def _runs(folder: Path, planned: runner.Planned, options: runner.Options, data: 
 def _figures(runs: Mapping[str, list[Path]], data: Path, part: str, options: runner.Options) -> Iterator[pipeline.Predicted]:
     """Predictions of the shown rows under their names, fold by fold."""
     for each in zip(*runs.values(), strict=True):
-        for predicted in pipeline.predictions(list(each), data, part, None, options.aliases):
-            images = dict(zip(runs, predicted.images.values(), strict=True))
-            yield pipeline.Predicted(predicted.prepared, predicted.target, images)
+        yield from pipeline.predictions(list(each), data, part, None, options.aliases, names=list(runs))
 
 
 __all__ = ["UsageError", "is_experiment", "reopen", "shown_rows", "write"]

@@ -3,7 +3,7 @@
 One YAML file in ``tables/`` for each table or figure. Its keys are the attributes of `Experiment`, `Row` and `Claim`:
 
     item: Table V                     # in the paper
-    paper: hinet                      # hinet, milr, disentangled, mafnet, imt
+    paper: hinet                      # hinet, milr, disentangled, mafnet, imt; left out: your own
     title: which parts of Hi-Net matter
     data: BraTS 2018, 285 subjects, 80 % training, 20 % test      # the paper's
     protocol: hinet2020
@@ -45,6 +45,7 @@ PAPERS: Mapping[str, str] = {
     "disentangled": "Disentangled synthesis",
     "mafnet": "MAF-Net (Huang et al., 2022)",
     "imt": "IMT (Yang et al., Scientific Reports 2020)",
+    "own": "Own comparison",
 }
 
 
@@ -206,11 +207,12 @@ def parse(name: str, data: Mapping[str, Any]) -> Experiment:
     for key in data:
         if key not in known:
             raise UsageError(f"experiment {name}: unknown key {key!r}: {did_you_mean(str(key), known)}")
-    for key in ("paper", "item", "title", "data", "protocol", "metrics", "rows"):
+    for key in ("item", "title", "data", "protocol", "metrics", "rows"):
         if not data.get(key):
             raise UsageError(f"experiment {name} has no {key}; see another one with `synthmr experiment show NAME`.")
-    if data["paper"] not in PAPERS:
-        raise UsageError(f"experiment {name}: paper {data['paper']!r}: {did_you_mean(str(data['paper']), PAPERS)}")
+    paper = str(data.get("paper", "own"))
+    if paper not in PAPERS:
+        raise UsageError(f"experiment {name}: paper {paper!r}: {did_you_mean(paper, PAPERS)}")
     for key in ("rows", "claims", "notes"):
         if not isinstance(data.get(key) or [], list):
             raise UsageError(f"experiment {name}: {key} is a list, an entry a line that starts with a dash.")
@@ -233,7 +235,7 @@ def parse(name: str, data: Mapping[str, Any]) -> Experiment:
     texts = {key: " ".join(str(data.get(key, "")).split()) for key in ("item", "title", "data", "training", "about")}
     notes = tuple(" ".join(str(note).split()) for note in data.get("notes") or ())
     return Experiment(
-        name=name, paper=data["paper"], protocol=data["protocol"], metrics=metrics, rows=rows, claims=claims, notes=notes, **texts
+        name=name, paper=paper, protocol=data["protocol"], metrics=metrics, rows=rows, claims=claims, notes=notes, **texts
     )
 
 
