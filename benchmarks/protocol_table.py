@@ -2,9 +2,9 @@
 
     python benchmarks/protocol_table.py DATA RUN
 
-For every validation and test subject: `masked-volume`, `hinet2020`, the prediction after its best gain (an oracle), and the
-volume as written to disk, whose gain is the training median, on the truth's scale. Then the mean PSNR and the seconds of the
-ways to put slices through the network.
+For every validation and test subject: PSNR (dB) and SSIM under every protocol, the prediction after its best gain (an oracle),
+and the volume as written to disk, whose gain is the training median, on the truth's scale. Then the mean PSNR and the seconds of
+the ways to put slices through the network.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def decibel(error: np.ndarray) -> float:
 
 
 def subjects(data: Path, run: Path) -> list[dict[str, object]]:
-    """One record a held-out subject."""
+    """One record a held-out subject: PSNR and SSIM under every protocol, and what is not a protocol."""
     known = load_run(run).target_normalizers
     found: list[dict[str, object]] = []
     for part in PARTS:
@@ -48,15 +48,16 @@ def subjects(data: Path, run: Path) -> list[dict[str, object]]:
             scored = score_input(image, predicted.prepared, predicted.target)
             p, t = (array[scored.mask].astype(np.float64) for array in (scored.prediction, scored.truth))
             factor = known[predicted.target]["high"] / predicted.prepared.normalizers[predicted.target]["high"]
-            found.append(
-                {
-                    "case": predicted.prepared.name,
-                    **{name: score(scored, protocol)["psnr"] for name, protocol in PROTOCOLS.items()},
-                    "best gain": decibel(p * (p @ t) / (p @ p) - t),
-                    "disk factor": factor,
-                    "on disk": decibel(p * factor - t),
-                }
-            )
+            record: dict[str, object] = {"case": predicted.prepared.name}
+            for name, protocol in PROTOCOLS.items():
+                for metric, value in score(scored, protocol).items():
+                    if metric.partition("@")[0] in ("psnr", "ssim"):
+                        region = metric.partition("@")[2]
+                        record[f"{name}{' ' + region if region else ''} {metric.partition('@')[0]}"] = value
+            record["best gain psnr"] = decibel(p * (p @ t) / (p @ p) - t)
+            record["disk factor"] = factor
+            record["on disk psnr"] = decibel(p * factor - t)
+            found.append(record)
     return found
 
 
@@ -82,8 +83,10 @@ def main() -> None:
     args = parser.parse_args()
     records = subjects(args.data, args.run)
     keys = [key for key in records[0] if key != "case"]
-    lines = [f"{'PSNR in dB; disk factor: no unit':34s} " + " ".join(f"{key:>14s}" for key in keys)]
-    lines += [f"{record['case']:34s} " + " ".join(f"{record[key]:14.2f}" for key in keys) for record in records]
+    lines = [f"{'':28s} " + " ".join(f"{str(record['case'])[-16:]:>17s}" for record in records) + f" {'mean':>9s}"]
+    for key in keys:
+        values = [float(str(record[key])) for record in records]
+        lines.append(f"{key:28s} " + " ".join(f"{value:17.3f}" for value in values) + f" {mean(values):9.3f}")
     ways = {name: way(args.data, args.run, settings) for name, settings in WAYS.items()}
     lines += ["", f"{'way (mean masked-volume PSNR; seconds a case, scoring included)':62s}     dB      s"]
     lines += [f"{name:62s} {psnr:6.2f} {seconds:6.1f}" for name, (psnr, seconds) in ways.items()]

@@ -325,6 +325,9 @@ def evaluate(
     protocol: Protocols = None,
     metrics: Metrics = "",
     regions: Regions = False,
+    tissue: Annotated[
+        str, typer.Option(help="With --regions: tissue label files in DATA, such as labels/{case}_tissue.nii.gz.")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="CSV to write (default: RUN/metrics.csv).")] = None,
     mode: Annotated[str, typer.Option(help="slices (whole) or patches (overlapping, blended).")] = "slices",
     precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
@@ -352,6 +355,7 @@ def evaluate(
             metrics=pipeline.split_words([metrics]),
             regions=regions,
             remarks=remarks,
+            tissue=tissue,
         )
     path = out if out is not None else run / "metrics.csv"
     pipeline.write_metrics(path, rows)
@@ -377,6 +381,7 @@ def score(
     protocol: Protocols = None,
     metrics: Metrics = "",
     regions: Regions = False,
+    tissue: Annotated[Path | None, typer.Option(help="With --regions: tissue labels (1 CSF, 2 grey, 3 white matter).")] = None,
     json: AsJson = False,
 ) -> None:
     """Score a NIfTI file against another, without a run: both may come from any tool."""
@@ -385,7 +390,7 @@ def score(
     console = _console(json)
     names = pipeline.split_words([metrics])
     with console.progress("score") as tick:
-        found = pipeline.score(prediction, truth, mask, segmentation, protocol or [], names, regions, tick)
+        found = pipeline.score(prediction, truth, mask, segmentation, protocol or [], names, regions, tick, tissue)
     if json:
         console.json(found.rows)
     else:

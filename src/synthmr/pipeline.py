@@ -388,6 +388,7 @@ def evaluate(
     regions: bool = False,
     remarks: Remarks | None = None,
     inputs: Sequence[str] = (),
+    tissue: str = "",
 ) -> list[dict[str, Any]]:
     """Predict and score: rows (case, method, contrast, protocol, metric, value).
 
@@ -404,6 +405,7 @@ def evaluate(
         regions: score lesion, tissue and boundary apart too, with slice consistency and false lesions (first protocol).
         remarks: is filled.
         inputs: contrasts that the runs are given; none: all of their sources.
+        tissue: with ``regions``, where a case's tissue labels are: a file name with ``{case}`` in it, in the data's folder.
 
     Raises:
         UsageError: unknown protocol, metric or split, or inputs that a run cannot do with.
@@ -421,10 +423,32 @@ def evaluate(
     remarks.warnings += [warning for protocol in chosen for warning in lint_protocol(protocol)]
     rows: list[dict[str, Any]] = []
     for predicted in predictions(runs, data, split, settings, aliases, split_file, progress, inputs):
-        rows += predicted.rows(chosen, metrics, regions, remarks)
+        labels = tissue_labels(data, tissue, predicted.prepared) if tissue and regions else None
+        rows += predicted.rows(chosen, metrics, regions, remarks, labels)
     if not rows:
         raise DataError(f"nothing could be scored: {'; '.join(dict.fromkeys(remarks.skipped))}.")
     return rows
+
+
+def tissue_labels(data: Path, pattern: str, prepared: PreparedCase) -> np.ndarray:
+    """The tissue labels of a case (1 CSF, 2 grey, 3 white matter) on its prepared grid ``(X, Y, Z)``.
+
+    Raises:
+        DataError: there is no such file, or it is on another grid.
+        UsageError: the pattern does not name the case.
+    """
+    from synthmr.io import nifti
+    from synthmr.prepare import crop, orient
+    from synthmr.prepare.case import find_step
+
+    if "{case}" not in pattern:
+        raise UsageError(f"--tissue {pattern!r} is one file for all cases; write {{case}} where their names differ.")
+    path = data / pattern.replace("{case}", prepared.name)
+    volume = nifti.load(path)
+    turn, box = find_step(prepared.history, "orient"), find_step(prepared.history, "crop")
+    if list(volume.shape) != list(turn["shape"]):
+        raise DataError(f"{path} has the shape {volume.shape} and the images of case {prepared.name} {tuple(turn['shape'])}.")
+    return np.rint(crop.apply(orient.apply(volume.array, turn), box)).astype(np.int32)
 
 
 def score(
@@ -436,12 +460,13 @@ def score(
     metrics: Sequence[str] = (),
     regions: bool = False,
     progress: Tick | None = None,
+    tissue: Path | None = None,
 ) -> PairScores:
     """Score one NIfTI file against another, from whatever tool; arguments and errors of `evaluate.pair.score_files`."""
     from synthmr.evaluate.pair import score_files
     from synthmr.evaluate.protocols import get_protocols
 
-    return score_files(prediction, truth, get_protocols(protocols), mask, segmentation, metrics, regions, progress)
+    return score_files(prediction, truth, get_protocols(protocols), mask, segmentation, metrics, regions, progress, tissue)
 
 
 def score_objects(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -549,18 +574,25 @@ def protocol_yaml(name: str) -> str:
 class Predicted:
     """A prepared case with its truth and every run's prediction of one target, ``(X, Y, Z)`` normalised.
 
-    ``segmentations`` holds, for the runs that segment tumours, (predicted, true) classes ``(X, Y, Z)``.
+    ``segmentations`` holds, for the runs that segment tumours, (predicted, true) classes ``(X, Y, Z)``; ``borders``, for those
+    that were predicted tile by tile, where tiles begin and end along X, Y and Z.
     """
 
     prepared: PreparedCase
     target: str
     images: Mapping[str, np.ndarray]
     segmentations: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    borders: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
 
     def rows(
-        self, protocols: Sequence[Protocol], metrics: Sequence[str] = (), regions: bool = False, remarks: Remarks | None = None
+        self,
+        protocols: Sequence[Protocol],
+        metrics: Sequence[str] = (),
+        regions: bool = False,
+        remarks: Remarks | None = None,
+        tissue: np.ndarray | None = None,
     ) -> list[dict[str, Any]]:
-        """Score every prediction under every protocol; arguments of `evaluate`."""
+        """Score every prediction under every protocol; arguments of `evaluate`, ``tissue`` as of `tissue_labels`."""
         from synthmr.evaluate.lint import lint_images
         from synthmr.evaluate.pair import regional_rows
         from synthmr.evaluate.scoring import scorable, score, score_input
@@ -580,7 +612,8 @@ class Predicted:
                     values = score(scored, protocol, metrics)
                     found += score_rows(self.prepared.name, method, self.target, protocol.name, values)
             if regions and used:
-                regional = regional_rows(scored, self.prepared.segmentation, used[0], metrics)
+                borders = self.borders.get(method, ())
+                regional = regional_rows(scored, self.prepared.segmentation, used[0], metrics, tissue, borders)
                 values = {f"{row['metric']}@{row['region']}": row["value"] for row in regional}
                 found += score_rows(self.prepared.name, method, self.target, used[0].name, values)
             if remarks is not None:
@@ -614,7 +647,7 @@ def predictions(
     from synthmr.infer.canvas import Canvas
     from synthmr.infer.extras import segments, tumour_classes
     from synthmr.infer.precision import best_device
-    from synthmr.infer.predict import predict_case
+    from synthmr.infer.predict import predict_case, tile_borders
     from synthmr.methods.contract import NeuralMethod
     from synthmr.prepare.case import prepare_case
     from synthmr.run import load_run
@@ -635,6 +668,7 @@ def predictions(
     for done, case in enumerate(cases, start=1):
         prepared: dict[str, PreparedCase] = {}
         images: dict[str, dict[str, np.ndarray]] = {target: {} for target in first.config.targets}
+        borders: dict[str, Sequence[Sequence[int]]] = {}
         segmented: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for name, run in loaded.items():
             config = run.config
@@ -648,6 +682,8 @@ def predictions(
             given = only(prepared[key], inputs, config) if inputs else prepared[key]
             for target, image in predict_case(run.method, given, None, plane, settings, canvas=canvas).items():
                 images[target][name] = image
+            if settings is not None and settings.mode == "patches" and canvas == Canvas():
+                borders[name] = tile_borders(given.mask.shape, plane, settings, run.method.spec.divisor)
             if segments(run.method) and given.segmentation is not None:
                 segmented[name] = tumour_classes(run.method, given, plane, settings, canvas)
         shapes = {each.mask.shape for each in prepared.values()}
@@ -656,7 +692,7 @@ def predictions(
                 f"the runs see case {case.name} on different boxes, so one table cannot hold them; evaluate them apart."
             )
         for number, (target, predicted) in enumerate(images.items()):
-            yield Predicted(next(iter(prepared.values())), target, predicted, segmented if number == 0 else {})
+            yield Predicted(next(iter(prepared.values())), target, predicted, segmented if number == 0 else {}, borders)
         if progress is not None:
             progress(done, len(cases), case.name)
 

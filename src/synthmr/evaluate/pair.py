@@ -12,7 +12,7 @@ import numpy as np
 from synthmr.errors import DataError
 from synthmr.evaluate.lint import LintWarning, lint_images, lint_protocol
 from synthmr.evaluate.protocols import Protocol
-from synthmr.evaluate.regions import consistency, false_lesion, region_masks
+from synthmr.evaluate.regions import consistency, false_lesion, region_masks, seam_score
 from synthmr.evaluate.scoring import ScoreInput, region_scores, scorable, score
 
 #: a mask of which less than this share shows anything in the truth is of something else
@@ -48,6 +48,7 @@ def score_files(
     names: Sequence[str] = (),
     regions: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
+    tissue: Path | None = None,
 ) -> PairScores:
     """Score a prediction file against a truth file.
 
@@ -64,6 +65,7 @@ def score_files(
         names: metrics other than the protocols' own.
         regions: score lesion, tissue and boundary apart, too, with slice consistency and false lesions.
         progress: is told of every protocol: done, of how many, name.
+        tissue: with ``regions``, tissue labels (1 CSF, 2 grey matter, 3 white matter).
 
     Raises:
         DataError: files, grids, NaN, a mask that misses the brain, or a protocol that cannot be had.
@@ -88,7 +90,7 @@ def score_files(
     if not rows:
         raise DataError(f"nothing could be scored: {'; '.join(dict.fromkeys(reasons))}.")
     if regions:
-        rows += regional_rows(scored, labels, used[0], names)
+        rows += regional_rows(scored, labels, used[0], names, None if tissue is None else read_labels(tissue, truth))
     warnings = [warning for protocol in used for warning in lint_protocol(protocol)] + lint_images(scored, used, own_mask)
     if np.array_equal(scored.prediction, scored.truth):
         notes.append("prediction and truth are the same voxel by voxel: errors are 0 and PSNR is infinite.")
@@ -96,9 +98,17 @@ def score_files(
 
 
 def regional_rows(
-    scored: ScoreInput, labels: np.ndarray | None, protocol: Protocol, names: Sequence[str] = (), tissue: np.ndarray | None = None
+    scored: ScoreInput,
+    labels: np.ndarray | None,
+    protocol: Protocol,
+    names: Sequence[str] = (),
+    tissue: np.ndarray | None = None,
+    borders: Sequence[Sequence[int]] = (),
 ) -> list[dict[str, Any]]:
-    """Scores of every region that there is, slice consistency in three planes, and false lesions."""
+    """Scores of every region that there is, slice consistency in three planes, false lesions, and seams of tiles.
+
+    ``borders`` are where tiles begin and end along X, Y and Z; none: it was not predicted tile by tile.
+    """
     masks = region_masks(scored.mask, labels, tissue, spacing=scored.spacing)
     # what the protocol scores itself has its own rows: two values under one name would be averaged
     masks = {name: mask for name, mask in masks.items() if name not in ("brain", *protocol.regions)}
@@ -116,6 +126,8 @@ def regional_rows(
     lesions = false_lesion(scored.prediction, scored.truth, scored.mask, segmentation=labels, spacing=scored.spacing)
     for name, value in lesions.items():
         add("brain", "bright_threshold" if name == "threshold" else name, value)
+    if any(borders):
+        add("brain", "seam", seam_score(scored.prediction, scored.truth, scored.mask, borders))
     return rows
 
 
@@ -158,6 +170,20 @@ def read_pair(
         spacing=(ras[0], ras[1], ras[2]),
     )
     return scored, labels, notes, mask is None
+
+
+def read_labels(path: Path, truth: Path) -> np.ndarray:
+    """A label file as RAS ``(X, Y, Z)``.
+
+    Raises:
+        DataError: it cannot be read, or is not on the truth's grid.
+    """
+    from synthmr.io import nifti
+    from synthmr.prepare import orient
+
+    volume, grid = nifti.load(path, np.int32), nifti.read_grid(truth)
+    nifti.check_same_grid({f"truth {truth}": grid, f"tissue {path}": volume})
+    return orient.apply(volume.array, orient.fit(grid.shape, grid.affine)).astype(np.int64)
 
 
 def _mask_notes(inside: np.ndarray, truth: np.ndarray, mask: Path, path: Path) -> list[str]:

@@ -132,6 +132,27 @@ def predict_case(
     return out
 
 
+def tile_borders(shape: Sequence[int], plane: str, settings: InferSettings, divisor: int = 1) -> tuple[tuple[int, ...], ...]:
+    """Where tiles of mode ``patches`` begin and end, as positions along X, Y and Z; nothing for whole slices.
+
+    Args:
+        shape: of the prepared volume.
+        plane: of the slices.
+        settings: how it is predicted; without a canvas of another size.
+        divisor: of the method.
+    """
+    found: list[tuple[int, ...]] = [(), (), ()]
+    if settings.mode != "patches":
+        return tuple(found)
+    axes = [axis for axis in range(3) if axis != plane_axis(plane)]
+    patch = next_multiple(settings.patch, divisor)
+    tiles = tiling((shape[axes[0]], shape[axes[1]]), patch, settings.overlap)
+    for place, axis in enumerate(axes):
+        edges = {corner[place] + far for corner in tiles.corners for far in (0, patch[place])}
+        found[axis] = tuple(sorted(edge for edge in edges if 0 < edge < shape[axis]))
+    return tuple(found)
+
+
 def _request(method: Method, prepared: PreparedCase, wanted: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Check the call: (sources that are there, targets).
 
