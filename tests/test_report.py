@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
+import json
 import math
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,11 +21,13 @@ import pytest
 
 from helpers import write_case
 from synthmr.errors import DataError, UsageError
+from synthmr.evaluate.statistics import bootstrap_interval
+from synthmr.report import html
 from synthmr.report.curves import learning_curve, series
 from synthmr.report.figures import encode, planes_figure, readme_figure, write_picture
 from synthmr.report.html import Picture, ReportData, render, write_report
 from synthmr.report.views import FigureCase, brain_box, choose_centre, error_top, plane_image, window
-from synthmr.report.words import number, summary_words, tables
+from synthmr.report.words import main_protocol, number, summary_words, tables
 
 SHAPE = (20, 24, 16)
 
@@ -387,6 +393,56 @@ def test_number(given: tuple[Any, ...], text: str) -> None:
     assert number(*given) == text
 
 
+def test_intervals_stand_where_three_subjects_have_finite_scores() -> None:
+    values = {"a": [10.0, 12.5, 11.0, 13.0], "b": [1.0, 2.0, 3.0, math.inf]}
+    table = tables(score_rows(values))[0]
+    low, high = bootstrap_interval(values["a"])
+    assert table.means[0].cells[0].interval == f"{low:.2f} to {high:.2f}"
+    assert table.means[1].cells[0].interval == ""
+    assert table.intervals
+    assert not tables(score_rows({"a": [10.0, 12.5]}))[0].intervals
+    # sessions of one subject are no further subjects
+    rows = score_rows({"a": [1.0, 2.0, 3.0]})
+    rows[1]["case"], rows[2]["case"] = "sub-01_ses-1", "sub-01_ses-2"
+    assert not tables(rows)[0].intervals
+
+
+def test_regions_have_tables_of_their_own() -> None:
+    rows = score_rows({"a": [10.0, 12.0], "b": [9.0, 13.5]}) + score_rows({"a": [1.0, 2.0], "b": [3.0, 4.0]}, "psnr@lesion")
+    rows += score_rows({"a": [1.0, 2.0], "b": [0.5, 0.6]}, "false_bright_ml@slices") + score_rows(
+        {"a": [30.0, 31.0]}, "structure_psnr"
+    )
+    found = tables(rows)
+    assert [table.region for table in found] == ["", "lesion", "slices"]
+    assert [[head.title for head in table.columns] for table in found] == [
+        ["PSNR (dB)", "structure PSNR (dB)"],
+        ["PSNR (dB)"],
+        ["false bright ml"],
+    ]
+    assert [table.structure for table in found] == [True, False, False]
+    assert found[1].means[1].cells[0].text == "3.50 ± 0.71" and found[1].means[1].cells[0].best
+    assert found[0].explanation and not found[1].explanation
+    shown = "".join(Page(render(ReportData("t", "c", rows))).text)
+    assert "protocol masked-volume, region lesion, mean" in shown and "so it is optimistic" in shown
+    assert "best of 2 methods: PSNR 11.25" in shown  # the ranking is by the protocol's own region
+
+
+def test_provenance_is_short() -> None:
+    info = {
+        "runs": {"my_run": {"result": {"seconds": 721.4667796, "scores": {"sub_1": 1.0, "x": None}}, "none": None}},
+        "list": [1.5, "a"],
+    }
+    shown = Page(render(ReportData("t", "c", [], info=info))).text
+    assert "runs: my run: result" in shown and "seconds 721.467, scores sub_1 1, x none" in shown and "1.5, a" in shown
+
+
+def test_main_protocol_is_masked_volume_else_the_first_with_a_psnr() -> None:
+    rows = score_rows({"a": [1.0]}, "ssim", "own") + score_rows({"a": [1.0]}, protocol="hinet2020")
+    assert main_protocol(rows, "FLAIR") == "hinet2020"
+    assert main_protocol(rows + score_rows({"a": [1.0]}), "FLAIR") == "masked-volume"
+    assert main_protocol(rows[:1], "FLAIR") == "own"
+
+
 def test_tables_know_directions_and_the_best() -> None:
     rows = score_rows(SCORES) + score_rows({"copy": [0.3], "linear": [0.1], "hinet": [0.2]}, "mae")
     rows += score_rows({"copy": [1.0], "linear": [1.0], "hinet": [1.0]}, "fancy")
@@ -438,6 +494,11 @@ class Page(HTMLParser):
             self.cells[-1][-1] += data
 
 
+def payloads(text: str) -> list[dict[str, Any]]:
+    """The viewers' data, in the order of the page."""
+    return [json.loads(found) for found in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S)]
+
+
 EVIL = 'sub-<script>alert(1)</script>&"x"'
 
 
@@ -467,21 +528,28 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
 def test_page_fetches_nothing(page: tuple[str, Page]) -> None:
     text, parsed = page
     for tag, attributes in parsed.tags:
-        assert tag not in ("script", "link", "iframe", "object", "embed", "base")
+        assert tag not in ("link", "iframe", "object", "embed", "base")
         for key in ("src", "srcset", "href", "data", "poster", "action"):
             assert (attributes.get(key) or "#").startswith(("data:image/", "#")), (tag, key)
         assert not any(key.startswith("on") for key in attributes)
     without = re.sub(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]+", "", text)
     assert not re.search(r"https?://|url\(|@import|//[a-z]+\.", without)
+    assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|sendBeacon|eval|innerHTML|localStorage|import)\b", without)
     assert "default-src 'none'" in text
     assert len(text) < 4_000_000
 
 
 def test_page_shows_every_case_escaped(page: tuple[str, Page]) -> None:
     text, parsed = page
-    assert "<script" not in text and "<b>title" not in text and "<em>data" not in text and "<i>" not in text
+    # two cases' data and the viewer; the policy lets nothing run but the viewer
+    assert [attributes.get("type") for tag, attributes in parsed.tags if tag == "script"] == ["application/json"] * 2 + [None]
+    script = re.search(r"<script>(.*?)</script>", text, re.S)
+    assert script is not None
+    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()}'\"" in text
+    assert text.count("<script") == 3 and "<b>title" not in text and "<em>data" not in text and "<i>" not in text
     shown = "".join(parsed.text)
     assert shown.count(EVIL) >= 4  # two tables, link, heading
+    assert {data["name"] for data in payloads(text)} == {"sub-00", EVIL}
     for piece in (
         "a <b>title</b> & more",
         "x<y",
@@ -492,7 +560,7 @@ def test_page_shows_every_case_escaped(page: tuple[str, Page]) -> None:
     ):
         assert piece in shown
     images = [attributes for tag, attributes in parsed.tags if tag == "img"]
-    assert len(images) == 3  # two cases and one learning curve
+    assert len(images) == 6  # two cases, each a still picture and its errors by slice, one learning curve, one plot of subjects
     assert all(image["alt"] and len(image["alt"]) > 40 for image in images)
     assert any(EVIL in (image["alt"] or "") for image in images)
     links = [attributes["href"] for tag, attributes in parsed.tags if tag == "a"]
@@ -506,6 +574,8 @@ def test_page_numbers_are_the_recomputed_ones(page: tuple[str, Page]) -> None:
         for method, values in SCORES.items():
             mine = np.asarray(values) * scale + shift
             expected = f"{np.mean(mine):.{decimals}f} ± {np.std(mine, ddof=1):.{decimals}f}"
+            low, high = (f"{end:.{decimals}f}" for end in bootstrap_interval(mine))
+            expected += f"{low} to {high}"  # the second line of the cell
             assert any(row[0] == method and expected in row for row in parsed.cells), (method, expected)
     rows = [row for row in parsed.cells if row and row[0] == EVIL]
     assert rows == [[EVIL, "copy", "12.50", "0.1250"], [EVIL, "copy", "20.50"]]
@@ -529,7 +599,33 @@ def test_prerendered_pictures_and_an_empty_report() -> None:
     assert 'src="data:image/png;base64,iVBORw=="' in text and "a caption" in text
     parsed = Page(render(ReportData("t", "c", [])))
     assert "No scores were computed." in "".join(parsed.text)
-    assert not any(tag in ("img", "table") for tag, _ in parsed.tags)
+    assert not any(tag in ("img", "table", "script") for tag, _ in parsed.tags)
+    assert "script-src" not in text
+
+
+def test_the_worst_case_comes_first_and_of_many_cases_five_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    # drawing is not the subject here, and it takes long
+    monkeypatch.setattr(html, "case_picture", lambda case, scale: Picture(case.name, "", "", b""))
+    monkeypatch.setattr(html, "_slices", lambda case: {})
+    monkeypatch.setattr(html, "_strips", lambda rows: [])
+    values = {"hinet": [20.0, 14.0, 18.0, 12.0, 25.0, 16.0, 22.0, math.nan], "linear": [1.0, 9.0, 2.0, 8.0, 3.0, 7.0, 4.0, 6.0]}
+    rows = score_rows(values)
+    drawn = []
+
+    def figures() -> Iterator[FigureCase]:
+        for i in range(8):
+            drawn.append(i)
+            yield make_case(f"sub-{i:02d}", ("hinet", "linear"), 0, scores={"hinet": {"psnr": values["hinet"][i]}})
+
+    text = render(ReportData("t", "c", rows, figures()))
+    # 12, 14 and 16 dB are the worst, 20 dB is fifth of eight, and the one without a score comes last
+    assert [data["name"] for data in payloads(text)] == ["sub-03", "sub-01", "sub-05", "sub-00", "sub-07"]
+    shown = "".join(Page(text).text)
+    assert "3 further cases are in the tables only" in shown and "the one with the lowest PSNR of hinet first" in shown
+    assert drawn == list(range(8))
+    few = render(ReportData("t", "c", rows, figures(), cases=2, interactive=False))
+    assert [tag for tag, attributes in Page(few).tags if attributes.get("class") == "case"] == ["figure"] * 2
+    assert not payloads(few) and "sub-03" in few and "6 further cases" in few
 
 
 def test_same_data_same_page() -> None:

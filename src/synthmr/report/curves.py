@@ -65,11 +65,12 @@ def _thin(points: Series) -> Series:
     return [float(np.mean(np.take(steps, part))) for part in parts], [float(np.mean(np.take(values, part))) for part in parts]
 
 
-def _dress(axes: Axes, theme: str, title: str) -> None:
+def dress(axes: Axes, theme: str, title: str, below: str = "optimisation step") -> None:
+    """Colours, title, x label and grid of a plot in a theme."""
     ink, grid, back = THEMES[theme]
     axes.set_facecolor(back)
     axes.set_title(title, fontsize=10, color=ink, loc="left")
-    axes.set_xlabel("optimisation step", fontsize=9, color=ink)
+    axes.set_xlabel(below, fontsize=9, color=ink)
     axes.tick_params(colors=ink, labelsize=8, which="both")
     axes.grid(color=grid, linewidth=0.6)
     for side in ("top", "right"):
@@ -89,14 +90,14 @@ def learning_curve(records: Iterable[Mapping[str, Any]], theme: str = "light") -
     figure = Figure(figsize=(4.6 * len(panels), 3.2), dpi=100, facecolor=back, layout="constrained")
     for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
         if panel == "losses":
-            _dress(axes, theme, "Training losses (each in its own units)")
+            dress(axes, theme, "Training losses (each in its own units)")
             for (name, points), colour in zip(losses.items(), COLOURS, strict=False):
                 axes.plot(*_thin(points), color=colour, linewidth=1.4, label=name.replace("$", r"\$"))
             if all(min(values) > 0 for _, values in losses.values()):
                 axes.set_yscale("log")
             axes.legend(fontsize=8, frameon=False, labelcolor=ink)
             continue
-        _dress(axes, theme, "PSNR of the validation cases (dB)")
+        dress(axes, theme, "PSNR of the validation cases (dB)")
         axes.plot(*psnr, color=COLOURS[0], linewidth=1.4, marker="o", markersize=3)
         best = int(np.argmax(psnr[1]))
         axes.plot(psnr[0][best], psnr[1][best], marker="o", markersize=8, color=COLOURS[1], fillstyle="none")

@@ -37,6 +37,7 @@ from synthmr.report.views import (
 from synthmr.report.words import number, short
 
 PIXELS_PER_INCH = 100
+KINDS = ("png", "palette", "jpeg", "webp", "lossless")
 ERROR_COLOURS = "inferno"
 OUTLINE = "#35d0ba"
 TEXT, QUIET = "#f4f4f4", "#a9adb3"
@@ -364,8 +365,9 @@ def encode(figure: Figure, kind: str = "png", scale: float = 1.0) -> bytes:
 
     Args:
         figure: any matplotlib figure.
-        kind: png; palette (a PNG of 256 fixed colours, half the size: 128 greys and the error colours); or jpeg (a third
-            of the size for pictures; full colour resolution, so that text stays sharp).
+        kind: png; palette (a PNG of 256 fixed colours, half the size: 128 greys and the error colours); jpeg (a third
+            of the size for pictures; full colour resolution, so that text stays sharp); webp (half of jpeg); or lossless
+            (webp without loss, a third of png for plots).
         scale: device pixels a logical pixel.
 
     Raises:
@@ -373,13 +375,15 @@ def encode(figure: Figure, kind: str = "png", scale: float = 1.0) -> bytes:
     """
     from PIL import Image
 
-    if kind not in ("png", "palette", "jpeg"):
-        raise UsageError(f"unknown picture format {kind!r}: {did_you_mean(kind, ('png', 'palette', 'jpeg'))}")
+    if kind not in KINDS:
+        raise UsageError(f"unknown picture format {kind!r}: {did_you_mean(kind, KINDS)}")
     raw, out = io.BytesIO(), io.BytesIO()
     figure.savefig(raw, format="png", dpi=PIXELS_PER_INCH * scale, metadata={"Software": None})
     picture = Image.open(raw).convert("RGB")
     if kind == "jpeg":
         picture.save(out, "JPEG", quality=88, subsampling=0, optimize=True)
+    elif kind in ("webp", "lossless"):
+        picture.save(out, "WEBP", lossless=kind == "lossless", quality=82, method=4)
     elif kind == "palette":
         # a fixed palette keeps greys and colours even, where an adaptive one makes steps in the colour bar
         colours = (colormaps[ERROR_COLOURS](np.linspace(0, 1, 122))[:, :3] * 255).round().astype(np.uint8)

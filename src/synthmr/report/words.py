@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from synthmr.evaluate.metrics import HIGHER_IS_BETTER
 from synthmr.evaluate.protocols import PROTOCOLS
-from synthmr.evaluate.table import format_score, subject_of, summarise
+from synthmr.evaluate.statistics import bootstrap_interval, direction
+from synthmr.evaluate.table import format_score, split_metric, subject_of, summarise
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -19,7 +19,21 @@ BASELINES = ("linear", "copy")
 #: fewer subjects than this get a word of caution
 FEW_SUBJECTS = 10
 
-_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "nmse": "NMSE", "nrmse": "NRMSE", "mae": "MAE", "mse": "MSE"}
+#: fewer subjects than this get no interval: two cannot show how much others would differ
+FEWEST_FOR_INTERVAL = 3
+
+#: metric -> title of its column; others are called by their names, with spaces
+_TITLES = {
+    **{name: name.upper() for name in ("ssim", "nmse", "nrmse", "mae", "mse", "ncc", "hfen")},
+    "psnr": "PSNR (dB)",
+    "structure_psnr": "structure PSNR (dB)",
+    "structure_rmse": "structure RMSE",
+    "mae255": "MAE (of 255)",
+    "ms_ssim": "MS-SSIM",
+    "ssim_global": "global SSIM",
+    "normalized_mutual_information": "normalised MI",
+    "sharpness": "sharpness (best: 1)",
+}
 
 
 @dataclass(frozen=True)
@@ -34,10 +48,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number as printed; ``best`` of its column."""
+    """One number as printed; ``best`` of its column; the 95 % interval of a mean, empty where there is none."""
 
     text: str
     best: bool = False
+    interval: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """Scores of one contrast under one protocol."""
+    """Scores of one contrast under one protocol, in the protocol's region or in another, which is then named."""
 
     contrast: str
     protocol: str
@@ -61,6 +76,17 @@ class Table:
     columns: tuple[Column, ...]
     means: tuple[Line, ...]
     cases: tuple[Line, ...]
+    region: str = ""
+
+    @property
+    def structure(self) -> bool:
+        """Whether a column holds errors that were computed after a fit to the truth."""
+        return any(head.metric.startswith("structure_") for head in self.columns)
+
+    @property
+    def intervals(self) -> bool:
+        """Whether any mean has an interval."""
+        return any(cell.interval for line in self.means for cell in line.cells)
 
 
 def number(metric: str, value: float, sd: float = math.nan) -> str:
@@ -78,48 +104,64 @@ def short(value: float) -> str:
 
 def column(metric: str) -> Column:
     """Title with unit and the direction in which a metric is better."""
-    title = _NAMES.get(metric, metric) + (" (dB)" if metric == "psnr" else "")
-    if metric not in HIGHER_IS_BETTER:
+    title, higher = _TITLES.get(metric, metric.replace("_", " ")), direction(metric)
+    if higher is None:
         return Column(metric, title, "", "")
-    return Column(metric, title, *(("↑", "higher is better") if HIGHER_IS_BETTER[metric] else ("↓", "lower is better")))
+    return Column(metric, title, *(("↑", "higher is better") if higher else ("↓", "lower is better")))
 
 
 def tables(rows: Rows) -> list[Table]:
-    """One table for each contrast and protocol, in order of first appearance."""
-    summary = summarise(rows)
+    """One table for each contrast, protocol and region, in order of first appearance."""
     found = []
-    for contrast, protocol in dict.fromkeys((row["contrast"], row["protocol"]) for row in rows):
-        mine = [row for row in summary if (row["contrast"], row["protocol"]) == (contrast, protocol)]
+    parts: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        metric, region = split_metric(row["metric"])
+        parts.setdefault((row["contrast"], row["protocol"], region), []).append({**row, "metric": metric})
+    for (contrast, protocol, region), own in parts.items():
+        mine = summarise(own)
         metrics = tuple(dict.fromkeys(row["metric"] for row in mine))
-        own = [row for row in rows if (row["contrast"], row["protocol"]) == (contrast, protocol)]
         known = PROTOCOLS.get(protocol)
         subjects = len({subject_of(str(row["case"])) for row in own})
         heads = tuple(column(metric) for metric in metrics)
-        found.append(
-            Table(contrast, protocol, known.words if known else "", subjects, heads, _means(mine, metrics), _cases(own, metrics))
-        )
+        words = known.words if known and not region else ""
+        means, cases = _means(mine, own, metrics), _cases(own, metrics)
+        found.append(Table(contrast, protocol, words, subjects, heads, means, cases, region))
     return found
 
 
-def _means(summary: Rows, metrics: Sequence[str]) -> tuple[Line, ...]:
+def _means(summary: Rows, rows: Rows, metrics: Sequence[str]) -> tuple[Line, ...]:
     """A line for each method; the best mean of each metric is marked where there are methods to compare."""
     methods = list(dict.fromkeys(row["method"] for row in summary))
     found = {(row["method"], row["metric"]): row for row in summary}
     best = {}
-    for metric in HIGHER_IS_BETTER:
+    for metric in metrics:
+        higher = direction(metric)
         values = [row["mean"] for row in summary if row["metric"] == metric and not math.isnan(row["mean"])]
-        if len(set(values)) > 1:
-            best[metric] = max(values) if HIGHER_IS_BETTER[metric] else min(values)
+        if len(set(values)) > 1 and higher is not None:
+            best[metric] = max(values) if higher else min(values)
     lines = []
     for method in methods:
-        rows = [found.get((method, metric)) for metric in metrics]
-        cells = [Cell("n/a") if row is None else _mean_cell(row, best) for row in rows]
+        own = [found.get((method, metric)) for metric in metrics]
+        cells = [Cell("n/a") if row is None else _mean_cell(row, best, rows) for row in own]
         lines.append(Line(method, tuple(cells)))
     return tuple(lines)
 
 
-def _mean_cell(row: Mapping[str, Any], best: Mapping[str, float]) -> Cell:
-    return Cell(number(row["metric"], row["mean"], row["sd"]), best.get(row["metric"]) == row["mean"])
+def _mean_cell(row: Mapping[str, Any], best: Mapping[str, float], rows: Rows) -> Cell:
+    metric = row["metric"]
+    subjects: dict[str, list[float]] = {}
+    for each in rows:
+        if (each["method"], each["metric"]) == (row["method"], metric):
+            subjects.setdefault(subject_of(str(each["case"])), []).append(float(each["value"]))
+    values = [sum(each) / len(each) for each in subjects.values()]
+    return Cell(number(metric, row["mean"], row["sd"]), best.get(metric) == row["mean"], _interval(metric, values))
+
+
+def _interval(metric: str, values: Sequence[float]) -> str:
+    """``15.10 to 16.20``: the 95 % bootstrap interval of the mean over subjects; empty where it means nothing."""
+    if len(values) < FEWEST_FOR_INTERVAL or not all(map(math.isfinite, values)):
+        return ""
+    return " to ".join(number(metric, end) for end in bootstrap_interval(values))
 
 
 def _cases(rows: Rows, metrics: Sequence[str]) -> tuple[Line, ...]:
@@ -134,6 +176,13 @@ def _cases(rows: Rows, metrics: Sequence[str]) -> tuple[Line, ...]:
     return tuple(lines)
 
 
+def main_protocol(rows: Rows, contrast: str) -> str:
+    """The protocol by which methods and cases of a contrast are ranked: masked-volume, else the first with a PSNR, else any."""
+    own = [row for row in rows if row["contrast"] == contrast]
+    named = list(dict.fromkeys(row["protocol"] for row in own if row["metric"] == "psnr")) or [own[0]["protocol"]]
+    return "masked-volume" if "masked-volume" in named else str(named[0])
+
+
 def _count(n: int, word: str) -> str:
     return f"{n} {word}" + ("" if n == 1 else "s")
 
@@ -142,12 +191,10 @@ def summary_words(rows: Rows) -> list[str]:
     """Sentences that say which method is best, by how much, on how many subjects, under which protocol."""
     sentences: list[str] = []
     for contrast in dict.fromkeys(row["contrast"] for row in rows):
-        protocols = list(dict.fromkeys(row["protocol"] for row in rows if row["contrast"] == contrast and row["metric"] == "psnr"))
-        if not protocols:
+        if not any(row["contrast"] == contrast and row["metric"] == "psnr" for row in rows):
             sentences.append(f"{contrast}: no PSNR was computed, so the methods are not ranked; see the table.")
             continue
-        protocol = "masked-volume" if "masked-volume" in protocols else protocols[0]
-        sentences += _ranking(rows, contrast, protocol)
+        sentences += _ranking(rows, contrast, main_protocol(rows, contrast))
     return sentences
 
 
