@@ -90,7 +90,7 @@ def _verdict(outcome: Outcome, claim: Claim, group: str, worse: str) -> Verdict:
     sides = [values(outcome, (group, name), claim.metric) for name in (claim.better, worse)]
     empty = [name for name, side in zip((claim.better, worse), sides, strict=True) if not side]
     if empty:
-        return Verdict(claim, group, worse, math.nan, math.nan, 0, UNKNOWN, f"{', '.join(empty)} has no scores here")
+        return Verdict(claim, group, worse, math.nan, math.nan, 0, UNKNOWN, f"no scores of {', '.join(empty)} here")
     result = compare(sides[0], sides[1], bool(direction(claim.metric)), samples=0)
     note = named(result.note, claim.better, worse)
     return Verdict(claim, group, worse, result.mean_difference, result.t_p, result.n, result.better, note)

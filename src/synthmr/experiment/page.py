@@ -30,7 +30,7 @@ def reopen(folder: Path, data: Path | None = None) -> tuple[runner.Outcome, Path
     from synthmr.io.files import read_json
 
     note = read_json(folder / "experiment.json")
-    experiment = spec.load(str(note["experiment"]))
+    experiment = spec.load(str(folder / runner.TABLE), str(note["experiment"]))
     options = runner.Options(**{**note["options"], "only": (), "cache": None, "aliases": tuple(note["options"]["aliases"])})
     data = data if data is not None else pipeline.known_data(note, folder)
     cohort = pipeline.index(data, options.aliases)

@@ -1,6 +1,7 @@
 """Run a table: plan its cells, train and score what is not done, and gather each row's scores over subjects.
 
 OUT/experiment.json      what is run on which data: another experiment, scale or data set needs another folder
+OUT/experiment.yaml      the table, as it was run
 OUT/folds.tsv            with --folds
 OUT/cells/METHOD-HASH/[fold-N/]   see `synthmr.experiment.cells`
 OUT/scores.csv           every score of every row, the row's name as method
@@ -54,6 +55,9 @@ SCALES: Mapping[str, Scale] = {
 
 #: what may be scored without folds
 PARTS = ("test", "validation", "held-out", "train", "all")
+
+#: the table itself, in the folder of its experiment: `synthmr report` reads it there
+TABLE = "experiment.yaml"
 
 #: subjects and voxel edge in mm of the phantom that `tiny` runs on where no data are given
 PHANTOM = (8, 3.0)
@@ -228,8 +232,6 @@ def _config(row: Row, options: Options) -> Any:
         raise UsageError(f"{row.method} needs all of its sources, so it cannot be given {', '.join(row.inputs)} alone.")
     if row.extend and not hasattr(config.options, "frozen"):
         raise UsageError(f"{row.method} cannot be extended by {row.extend}; milr can.")
-    if row.scored not in (*row.target, row.extend):
-        raise UsageError(f"{row.scored} is to be scored, and what comes out is {', '.join(row.target)}.")
     return config
 
 
@@ -289,7 +291,7 @@ def run(
         DataError: the data cannot be read, or no row can be run.
     """
     from synthmr.evaluate.table import write_metrics
-    from synthmr.io.files import write_json
+    from synthmr.io.files import write_json, write_text
 
     if data is None:
         data = _phantom(out, options, show)
@@ -311,6 +313,7 @@ def run(
         check_same(note, mine)
     splits = _splits(plan(experiment, cohort.contrasts, replace(options, only=())), data, cohort, out, options, say)
     write_json(note, mine)
+    write_text(out / TABLE, experiment.text)
     scores: dict[tuple[str, str], list[dict[str, Any]]] = {}
     failed: dict[tuple[str, str], str] = {}
     for number, each in enumerate(planned, start=1):

@@ -28,7 +28,7 @@ One YAML file in ``tables/`` for each table or figure. Its keys are the attribut
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,7 @@ class Experiment:
         claims: orderings.
         notes: what differs from the paper whatever the scale, a sentence each.
         about: a sentence or two on what is compared.
+        text: the YAML that it was read from; empty where it was not.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Experiment:
     training: str = ""
     notes: tuple[str, ...] = ()
     about: str = ""
+    text: str = field(default="", repr=False, compare=False)
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -164,8 +166,8 @@ def names() -> list[str]:
     return sorted((name for name in found if name), key=lambda name: (order.index(name.partition("-")[0]), name))
 
 
-def load(name: str) -> Experiment:
-    """An experiment in the box, or one of your own in a YAML file.
+def load(name: str, title: str = "") -> Experiment:
+    """An experiment in the box, or one of your own in a YAML file, called ``title`` or else as the file.
 
     Raises:
         UsageError: there is none, or the file says what it may not.
@@ -175,7 +177,7 @@ def load(name: str) -> Experiment:
 
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-        title = path.stem
+        title = title or path.stem
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -190,7 +192,7 @@ def load(name: str) -> Experiment:
         raise DataError(f"{name} cannot be read as YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(data, dict):
         raise UsageError(f"{name} is no experiment: give keys such as item, rows, metrics.")
-    return parse(title, data)
+    return replace(parse(title, data), text=text)
 
 
 #: keys of a row that the whole experiment may give for all of them

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from synthmr.contrasts import SEGMENTATION
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.table import summarise
 from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, cell_name, locked, score_cell, train_cell
+
+if TYPE_CHECKING:
+    from synthmr.run import LoadedRun
 
 #: words of the two ways in the method column
 ONE, EACH = "one run", "a run each"
@@ -87,6 +90,7 @@ def score_subsets(
         raise UsageError(f"{config.method} is fitted in one go and takes no --{next(iter(budget))}; leave it out.")
     _one_protocol(protocol)
     pipeline.select(pipeline.index(data, aliases), loaded.split, split)  # a wrong word is told before anything is trained
+    cells = [Cell(_with(config, names, budget), loaded.split) for names in subsets_of(config.sources, spec.sources[0])]
     rows: list[dict[str, Any]] = []
     if spec.any_subset:
         for names in subsets_of(config.sources):
@@ -98,21 +102,32 @@ def score_subsets(
     few = [names for names in subsets_of(config.sources) if len(names) < spec.sources[0]]
     if few:
         say(f"left out, as {config.method} takes {spec.sources[0]} sources or more: {', '.join('+'.join(names) for names in few)}")
+    words: dict[str, Any] = {"show": show, "train_show": train_show, "aliases": aliases, "cache": cache}
+    return rows + _run_each(cells, loaded, data, out, Scoring((protocol,), split), words)
+
+
+def _run_each(
+    cells: Sequence[Cell], loaded: LoadedRun, data: Path, out: Path, scoring: Scoring, words: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Train and score cells; the run that is there already stands for the one of its own configuration.
+
+    Raises:
+        DataError: another process is training one of them.
+    """
+    rows: list[dict[str, Any]] = []
     busy = ""
-    for names in subsets_of(config.sources, spec.sources[0]):
-        cell = Cell(_with(config, names, budget), loaded.split)
+    for cell in cells:
+        label = "+".join(cell.config.sources)
         folder = out / cell_name(cell)
-        label = "+".join(names)
         with locked(folder) as free:
             if not free:
                 busy = busy or f"{label}: {busy_words(folder)}."
                 continue
-            trained = run
-            if cell.config != config:
-                words: dict[str, Any] = {"title": label, "show": show, "train_show": train_show}
-                trained = train_cell(cell, data, folder, **words, aliases=aliases, cache=cache)
-            with show(f"score {label}") as tick:
-                found = score_cell(trained, data, folder, Scoring((protocol,), split), aliases=aliases, tick=tick)
+            run = loaded.folder.path
+            if cell.config != loaded.config:
+                run = train_cell(cell, data, folder, title=label, **words)
+            with words["show"](f"score {label}") as tick:
+                found = score_cell(run, data, folder, scoring, aliases=words["aliases"], tick=tick)
         rows += [{**row, "method": f"{EACH}: {label}"} for row in found]
     if busy:
         raise DataError(busy)

@@ -1,0 +1,152 @@
+"""`synthmr report` of runs and experiments, scores by tissue and of tile seams, and one of the papers' tables at scale tiny."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import Run
+from experiment_data import make_cohort
+from synthmr import pipeline
+from synthmr.errors import DataError, UsageError
+from synthmr.evaluate.table import read_metrics
+from synthmr.experiment import layout, page
+from synthmr.infer.predict import InferSettings, tile_borders
+from synthmr.run import RunFolder
+
+MINE = """
+item: linear against copy
+title: does regression help
+data: none
+protocol: masked-volume
+metrics: [psnr, mae]
+sources: [T1w, T2w]
+target: FLAIR
+rows:
+- {name: copy, method: copy, paper: {psnr: 20}}
+- {name: linear, method: linear, paper: {psnr: [22, 1]}}
+- {name: forest, missing: not in the box}
+claims:
+- {says: regression is better, better: linear, worse: [copy], metric: psnr, paper: true}
+"""
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory, synthmr: Run) -> Path:
+    """A finished experiment of baselines. Read only."""
+    root = tmp_path_factory.mktemp("experiment")
+    data = make_cohort(
+        root / "data", 6, splits={f"P{n:02}": "train" if n < 4 else "test" for n in range(1, 7)} | {"P03": "validation"}
+    )
+    (root / "mine.yaml").write_text(MINE)
+    synthmr("-q", "experiment", "run", root / "mine.yaml", data, "--out", root / "out", "--scale", "small")
+    return root
+
+
+def test_a_run_knows_its_data_and_reports_without_them(
+    synthmr: Run, linear_run: Path, hinet_run: Path, phantom: Path, tmp_path: Path
+) -> None:
+    assert RunFolder.open(linear_run).info["data"] == str(phantom.resolve())
+    out = tmp_path / "report.html"
+    done = synthmr("-q", "report", linear_run, "-o", out, "--against", hinet_run, "--json")
+    said = json.loads(done.stdout)
+    assert said["path"] == str(out) and said["megabytes"] == pytest.approx(out.stat().st_size / 1e6, abs=0.01)
+    text = out.read_text(encoding="utf-8")
+    assert "http://" not in text.replace("http://www.w3.org", "") and "linear" in text and "hinet" in text
+    assert "paired" not in text or "against" in text
+    assert "hinet against linear" in text or "linear against hinet" in text
+
+
+def test_report_says_what_is_wrong(synthmr: Run, linear_run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "run"
+    shutil.copytree(linear_run, moved)
+    folder = RunFolder.open(moved)
+    folder.write_info({**folder.info, "data": str(tmp_path / "gone")})
+    done = synthmr("report", moved, "-o", tmp_path / "r.html", code=2)
+    assert "which is not there; give DATA" in done.stderr and not (tmp_path / "r.html").exists()
+    assert "notes no data" in str(_error(lambda: pipeline.known_data({}, moved), UsageError))
+    synthmr("report", tmp_path / "nothing", "-o", tmp_path / "r.html", code=1)
+
+
+def _error(call, kind):  # type: ignore[no-untyped-def]
+    with pytest.raises(kind) as error:
+        call()
+    return error.value
+
+
+def test_an_experiment_as_a_page(synthmr: Run, experiment: Path, tmp_path: Path) -> None:
+    out = tmp_path / "t.html"
+    synthmr("-q", "report", experiment / "out", "-o", out)
+    text = out.read_text(encoding="utf-8")
+    for words in ("linear against copy", "regression is better", "not run: not in the box", "22.00 ± 1.00", "Holm"):
+        assert words in text or words.replace("±", "+-") in text, words
+    done = synthmr("report", experiment / "out", "-o", out, "--protocol", "all", code=2)
+    assert "an experiment has its own rows" in done.stderr
+
+
+def test_reopening_gives_what_running_gave(experiment: Path) -> None:
+    outcome, data = page.reopen(experiment / "out")
+    assert data.name == "data" and not outcome.failed
+    assert json.loads((experiment / "out" / "table.json").read_text())["rows"] == json.loads(
+        json.dumps(layout.as_data(outcome)["rows"])
+    )
+    shown = page.shown_rows(outcome)
+    assert [each.row.name for each in shown] == ["linear", "copy"]  # the first claim: winner, then loser
+    (experiment / "out" / "scores.csv").rename(experiment / "scores.csv")
+    try:
+        assert "holds no scores.csv" in str(_error(lambda: page.reopen(experiment / "out"), DataError))
+    finally:
+        (experiment / "scores.csv").rename(experiment / "out" / "scores.csv")
+
+
+def test_scores_by_tissue(linear_run: Path, phantom: Path) -> None:
+    pattern = "derivatives/phantom/{case}/tissue.nii.gz"
+    rows = pipeline.evaluate([linear_run], phantom, metrics=["mae"], regions=True, tissue=pattern)
+    values = {row["metric"]: row["value"] for row in rows}
+    assert {"mae@csf", "mae@gm", "mae@wm", "slice_jump@axial", "false_bright@brain"} <= set(values)
+    (predicted,) = pipeline.predictions([linear_run], phantom)
+    labels = pipeline.tissue_labels(phantom, pattern, predicted.prepared)
+    assert labels.shape == predicted.prepared.mask.shape and set(np.unique(labels)) == {0, 1, 2, 3}
+    # FLAIR nulls CSF: the truth is darkest where the labels say CSF, or they lie elsewhere
+    truth = predicted.prepared.images["FLAIR"]
+    means = [truth[(labels == label) & predicted.prepared.mask].mean() for label in (1, 2, 3)]
+    assert means[0] < min(means[1:]) - 0.2
+    assert "{case}" in str(_error(lambda: pipeline.tissue_labels(phantom, "tissue.nii.gz", predicted.prepared), UsageError))
+    assert "does not exist" in str(_error(lambda: pipeline.tissue_labels(phantom, "{case}.nii.gz", predicted.prepared), DataError))
+
+
+def test_tile_borders_are_where_tiles_end(linear_run: Path, phantom: Path) -> None:
+    whole = InferSettings()
+    assert tile_borders((40, 50, 30), "axial", whole) == ((), (), ())
+    tiles = InferSettings(mode="patches", patch=(24, 24), overlap=0.5)
+    x, y, z = tile_borders((40, 50, 30), "axial", tiles)
+    assert z == () and x == (8, 16, 24, 32) and set(y) >= {24, 26} and 0 not in y and 50 not in y
+    assert tile_borders((40, 50, 30), "sagittal", tiles)[0] == ()
+    assert tile_borders((20, 20, 20), "axial", tiles) == ((), (), ())  # one tile
+    settings = pipeline.infer_settings("patches", 16, 0.25)
+    rows = pipeline.evaluate([linear_run], phantom, settings=settings, metrics=["mae"], regions=True)
+    (seam,) = [row["value"] for row in rows if row["metric"] == "seam@brain"]
+    assert 0.5 < seam < 1.5  # a method that looks at single voxels makes no seams
+
+
+def test_inputs_need_a_method_that_takes_subsets(linear_run: Path, phantom: Path) -> None:
+    assert "needs all of its sources" in str(_error(lambda: pipeline.evaluate([linear_run], phantom, inputs=["T1w"]), UsageError))
+    assert "no source of this run" in str(_error(lambda: pipeline.evaluate([linear_run], phantom, inputs=["DWI"]), UsageError))
+
+
+@pytest.mark.slow
+def test_a_table_of_a_paper_at_scale_tiny(synthmr: Run, tmp_path: Path) -> None:
+    """Hi-Net's ablation on a phantom of its own: what the documentation promises to take minutes."""
+    out = tmp_path / "t5"
+    synthmr("-q", "experiment", "run", "hinet-table5", "--out", out, "--scale", "tiny")
+    table = json.loads((out / "table.json").read_text())
+    assert len(table["rows"]) == 6 and all(set(row["here"]) == {"psnr", "nmse", "ssim"} for row in table["rows"])
+    assert [claim["verdict"] for claim in table["claims"]] and all(claim["subjects"] >= 1 for claim in table["claims"])
+    assert {row["method"] for row in read_metrics(out / "scores.csv")} == {row["row"] for row in table["rows"]}
+    assert len(list((out / "cells").iterdir())) == 6
+    text = (out / "table.md").read_text()
+    assert "25.05 +- 1.32 dB" in text and "shows that the table runs" in text
