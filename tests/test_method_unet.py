@@ -22,16 +22,29 @@ def images(*names: str, size: tuple[int, int] = (32, 48), count: int = 2) -> Bat
     return Batch({name: torch.rand(count, 1, *size, generator=generator) * 2 - 1 for name in names})
 
 
-def test_is_monais_network() -> None:
+@pytest.mark.parametrize(("upsample", "theirs"), [("deconv", "deconv"), ("bilinear", "nontrainable")])
+def test_is_monais_network(upsample: str, theirs: str) -> None:
     """Same parameters as `BasicUNet` of these widths, and with its weights the same output, sources stacked in order."""
-    method = UNet(UNetOptions(filters=4), ("T1w", "T2w", "PDw"), ("FLAIR", "DWI")).eval()
-    peer = BasicUNet(spatial_dims=2, in_channels=3, out_channels=2, features=(4, 8, 16, 32, 64, 4)).eval()
+    method = UNet(UNetOptions(filters=4, upsample=upsample), ("T1w", "T2w", "PDw"), ("FLAIR", "DWI")).eval()
+    peer = BasicUNet(spatial_dims=2, in_channels=3, out_channels=2, features=(4, 8, 16, 32, 64, 4), upsample=theirs).eval()
     peer.load_state_dict(method.network.state_dict())
     batch = images("PDw", "T2w", "T1w")
     with torch.no_grad():
         out = method(batch)
         expected = peer(torch.cat([batch.images[name] for name in ("T1w", "T2w", "PDw")], dim=1))
     assert torch.equal(torch.cat([out["FLAIR"], out["DWI"]], dim=1), expected)
+
+
+def test_bilinear_upsampling_leaves_no_grid() -> None:
+    """A fresh network gives a smooth output on a constant image away from its borders; transposed convolutions give a grid."""
+    found = {}
+    for upsample in ("deconv", "bilinear"):
+        torch.manual_seed(0)
+        method = UNet(UNetOptions(filters=4, norm="batch", upsample=upsample), ("T1w",), ("FLAIR",)).eval()
+        with torch.no_grad():
+            out = method(Batch({"T1w": torch.ones(1, 1, 256, 256)}))["FLAIR"][0, 0, 96:160, 96:160]
+        found[upsample] = float(out.std())
+    assert found["bilinear"] < 0.02 * found["deconv"]
 
 
 @pytest.mark.parametrize(("filters", "million"), [(16, 1.98), (64, 31.5)])

@@ -18,6 +18,9 @@ from synthmr.batch import Batch
 from synthmr.errors import UsageError, did_you_mean
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 
+#: ours -> MONAI's
+UPSAMPLINGS: Mapping[str, str] = {"deconv": "deconv", "bilinear": "nontrainable"}
+
 
 @dataclass(frozen=True)
 class UNetOptions:
@@ -26,16 +29,20 @@ class UNetOptions:
     Attributes:
         filters: width of the first level; four poolings double it up to 16 times.
         norm: instance (the slice's own statistics) or batch (running statistics in prediction).
+        upsample: deconv (2x2 transposed convolutions, as published, which leave a grid of dots while they are young) or bilinear.
     """
 
     filters: int = 64
     norm: str = "instance"
+    upsample: str = "deconv"
 
     def __post_init__(self) -> None:
         if self.filters < 1:
             raise UsageError(f"options.filters={self.filters}: at least 1.")
         if self.norm not in ("instance", "batch"):
             raise UsageError(f"options.norm={self.norm!r}: {did_you_mean(self.norm, ('instance', 'batch'))}")
+        if self.upsample not in UPSAMPLINGS:
+            raise UsageError(f"options.upsample={self.upsample!r}: {did_you_mean(self.upsample, UPSAMPLINGS)}")
 
 
 class UNet(NeuralMethod):
@@ -56,6 +63,7 @@ class UNet(NeuralMethod):
         "fast": {
             "options.filters": 16,
             "options.norm": "batch",
+            "options.upsample": "bilinear",
             "sample.batch": 8,
             "augment.flip": 0.5,
             "augment.rotate": 10.0,
@@ -84,6 +92,7 @@ class UNet(NeuralMethod):
             out_channels=len(self.targets),
             features=(width, 2 * width, 4 * width, 8 * width, 16 * width, width),
             norm=(options.norm, {"affine": True}),
+            upsample=UPSAMPLINGS[options.upsample],
         )
 
     def _output(self, images: Tensor) -> Tensor:
