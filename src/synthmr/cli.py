@@ -120,14 +120,17 @@ def prepare(
     alias: Alias = None,
     split_file: SplitFile = None,
     cache: Cache = None,
+    json: AsJson = False,
 ) -> None:
     """Prepare a cohort once and write it as a store that trains anywhere (a GPU machine needs no imaging library)."""
     from synthmr import pipeline
 
-    console = _console()
+    console = _console(json)
     config = pipeline.configure(method, sources, target, preset=preset, settings=settings or [], seed=seed, aliases=alias or [])
     with console.progress("prepare") as tick:
         store = pipeline.prepare(data, config, aliases=alias or [], split_file=split_file, cache=cache, out=out, progress=tick)
+    if json:
+        console.json({"path": str(out), "cases": list(store.names), "fingerprint": store.fingerprint})
     console.say(f"{len(store.names)} cases prepared in {out}")
 
 
@@ -152,13 +155,16 @@ def phantom(
     spacing: Annotated[float, typer.Option(help="Voxel edge in mm.")] = 2.0,
     field: Annotated[float, typer.Option(help="Field strength in tesla, 1.5 or 3.")] = 3.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier phantom in OUT.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Write a simulated cohort: T1w, T2w, PDw, FLAIR, T1ce, masks, labels and the noise-free truth."""
     from synthmr import pipeline
 
-    console = _console()
+    console = _console(json)
     with console.progress("phantom") as tick:
         folders = pipeline.phantom(out, subjects, seed, spacing, field, overwrite=overwrite, progress=tick)
+    if json:
+        console.json([str(folder) for folder in folders])
     console.say(f"{len(folders)} subjects in {out}")
 
 
@@ -419,8 +425,8 @@ def report(
     if page.is_experiment(source):
         if against or protocol:
             raise UsageError("--against and --protocol are for runs; an experiment has its own rows and protocol.")
-        with console.progress("report"):
-            page.write(source, output, data, command)
+        with console.progress("report") as tick:
+            page.write(source, output, data, command, tick)
     else:
         with console.progress("report") as tick:
             pipeline.report(

@@ -776,7 +776,7 @@ def report(
     notes = [*dict.fromkeys(f"Left out: {line}" for line in remarks.skipped), *lint_lines(remarks.warnings)]
     if len(folders) > 1:
         notes += [row["text"] for row in compare(rows)]
-    write_report(path, runs, data, split, rows, title, command, notes, aliases=aliases, split_file=split_file)
+    write_report(path, runs, data, split, rows, title, command, notes, aliases=aliases, split_file=split_file, progress=progress)
     return path
 
 
@@ -805,6 +805,7 @@ def write_report(
     aliases: Sequence[str] = (),
     split_file: Path | None = None,
     figures: Iterable[Predicted] | None = None,
+    progress: Tick | None = None,
 ) -> None:
     """Write one self-contained HTML page: words, tables, every case in three planes, learning curves, provenance.
 
@@ -828,7 +829,7 @@ def write_report(
             for run, folder in zip(runs, folders, strict=True)
         },
     }
-    found = predictions(runs, data, split, None, aliases, split_file) if figures is None else figures
+    found = predictions(runs, data, split, None, aliases, split_file, progress) if figures is None else figures
     cases = (figure_case(predicted, rows) for predicted in found)
     logs = {folder.config.method: folder.records() for folder in folders if any("lr" in record for record in folder.records())}
     configs = {names[run]: to_dict(folder.config) for run, folder in zip(runs, folders, strict=True)}

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synthmr import pipeline
 from synthmr.errors import DataError, UsageError
 from synthmr.experiment import layout, runner, spec
 from synthmr.experiment.cells import Cell, cell_name, trained
 from synthmr.report.html import Grid
+
+if TYPE_CHECKING:
+    from synthmr.pipeline import Tick
 
 
 def is_experiment(folder: Path) -> bool:
@@ -58,8 +61,8 @@ def shown_rows(outcome: runner.Outcome) -> list[runner.Planned]:
     return list(done.values())[:2]
 
 
-def write(folder: Path, path: Path, data: Path | None = None, command: str = "") -> Path:
-    """Write the page of an experiment.
+def write(folder: Path, path: Path, data: Path | None = None, command: str = "", progress: Tick | None = None) -> Path:
+    """Write the page of an experiment; ``progress`` is told of every case that is shown.
 
     Raises:
         DataError: there is nothing to show, or the page cannot be written.
@@ -93,7 +96,7 @@ def write(folder: Path, path: Path, data: Path | None = None, command: str = "")
         [experiment.about, *layout.differences(outcome)] if experiment.about else layout.differences(outcome),
         grids,
         aliases=options.aliases,
-        figures=_figures(runs, data, part, options),
+        figures=_figures(runs, data, part, options, progress),
     )
     return path
 
@@ -106,10 +109,12 @@ def _runs(folder: Path, planned: runner.Planned, options: runner.Options, data: 
     return found if all(trained(run) for run in found) else []
 
 
-def _figures(runs: Mapping[str, list[Path]], data: Path, part: str, options: runner.Options) -> Iterator[pipeline.Predicted]:
+def _figures(
+    runs: Mapping[str, list[Path]], data: Path, part: str, options: runner.Options, progress: Tick | None
+) -> Iterator[pipeline.Predicted]:
     """Predictions of the shown rows under their names, fold by fold."""
     for each in zip(*runs.values(), strict=True):
-        yield from pipeline.predictions(list(each), data, part, None, options.aliases, names=list(runs))
+        yield from pipeline.predictions(list(each), data, part, None, options.aliases, progress=progress, names=list(runs))
 
 
 __all__ = ["UsageError", "is_experiment", "reopen", "shown_rows", "write"]
