@@ -3,14 +3,13 @@
     python benchmarks/protocol_table.py DATA RUN
 
 For every validation and test subject: PSNR (dB) and SSIM under every protocol, the prediction after its best gain (an oracle),
-and the volume as written to disk, whose gain is the training median, on the truth's scale. Then the mean PSNR and the seconds of
-the ways to put slices through the network.
+and the volume as written to disk, whose gain is the training median, on the truth's scale. Then the mean PSNR of the ways to
+put slices through the network (`inference_speed.py` measures how long they take).
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from statistics import mean
 
@@ -61,10 +60,9 @@ def subjects(data: Path, run: Path) -> list[dict[str, object]]:
     return found
 
 
-def way(data: Path, run: Path, settings: InferSettings) -> tuple[float, float]:
-    """Mean PSNR over the held-out subjects, and seconds a subject (reading and preparing included)."""
+def way(data: Path, run: Path, settings: InferSettings) -> float:
+    """Mean PSNR over the held-out subjects."""
     protocol = PROTOCOLS["masked-volume"]
-    start = time.perf_counter()
     values = [
         row["value"]
         for part in PARTS
@@ -72,7 +70,7 @@ def way(data: Path, run: Path, settings: InferSettings) -> tuple[float, float]:
         for row in predicted.rows([protocol])
         if row["metric"] == "psnr"
     ]
-    return mean(values), (time.perf_counter() - start) / len(values)
+    return mean(values)
 
 
 def main() -> None:
@@ -83,13 +81,13 @@ def main() -> None:
     args = parser.parse_args()
     records = subjects(args.data, args.run)
     keys = [key for key in records[0] if key != "case"]
-    lines = [f"{'':28s} " + " ".join(f"{str(record['case'])[-16:]:>17s}" for record in records) + f" {'mean':>9s}"]
+    lines = [f"{'':28s} " + " ".join(f"{str(record['case']).partition('_')[2]:>17s}" for record in records) + f" {'mean':>9s}"]
     for key in keys:
         values = [float(str(record[key])) for record in records]
         lines.append(f"{key:28s} " + " ".join(f"{value:17.3f}" for value in values) + f" {mean(values):9.3f}")
     ways = {name: way(args.data, args.run, settings) for name, settings in WAYS.items()}
-    lines += ["", f"{'way (mean masked-volume PSNR; seconds a case, scoring included)':62s}     dB      s"]
-    lines += [f"{name:62s} {psnr:6.2f} {seconds:6.1f}" for name, (psnr, seconds) in ways.items()]
+    lines += ["", f"{'way (mean masked-volume PSNR)':62s}     dB"]
+    lines += [f"{name:62s} {psnr:6.2f}" for name, psnr in ways.items()]
     result = {"subjects": records, "ways": ways}
     write("protocol_table", "python benchmarks/protocol_table.py DATA RUN", result, "\n".join(lines))
 

@@ -470,13 +470,15 @@ def score(
 
 
 def score_objects(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Score rows for machines: protocol, region (empty: the protocol's own), metric and value apart."""
+    """Score rows for machines: protocol, region, metric and value apart."""
+    from synthmr.evaluate.protocols import PROTOCOLS
     from synthmr.evaluate.table import split_metric
 
     found = []
     for row in rows:
         metric, region = split_metric(row["metric"])
-        found.append({**row, "metric": metric, "region": region})
+        known = PROTOCOLS.get(str(row["protocol"]))
+        found.append({**row, "metric": metric, "region": region or (known.regions[0] if known is not None else "")})
     return found
 
 

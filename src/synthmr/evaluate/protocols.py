@@ -189,7 +189,7 @@ MAFNET = Protocol(
     source="MAF-Net, section IV",
     words="Metrics were computed in each axial slice with tumour, 224x224 centre crop, background included, and averaged over"
     " slices.",
-    differs="slices without tumour are left out, which are most and the easier ones; background counts; slices are averaged",
+    differs="slices without tumour are left out; background counts; slices are averaged",
     metrics=("ssim", "psnr"),
     regions=("whole",),
     crop=(224, 224),
