@@ -47,6 +47,13 @@ def test_brain_and_boundary_alone() -> None:
     assert (region_masks(mask, boundary=1)["boundary"].sum()) == mask.sum() - 8 * 9 * 10
 
 
+def test_a_coarse_grid_has_a_boundary_of_one_voxel() -> None:
+    mask = np.zeros((9, 9, 9), bool)
+    mask[2:7, 2:7, 2:7] = True
+    shell = region_masks(mask, spacing=(4, 4, 4))["boundary"]
+    assert shell.sum() == 5**3 - 3**3 and not shell[3:6, 3:6, 3:6].any()
+
+
 def test_boundary_in_millimetres_and_at_the_volume_s_edge() -> None:
     mask = np.ones((8, 9, 10), bool)  # outside the volume is outside the brain
     shell = region_masks(mask, spacing=(1, 2, 4), boundary=3.5)["boundary"]

@@ -128,8 +128,10 @@ def _shell(mask: np.ndarray, spacing: Sequence[float] | None, depth: float) -> n
         raise UsageError(f"boundary={depth} is no depth; give a number above 0 (voxels, or mm with spacing).")
     box = bounding_box(mask)
     inner = np.pad(mask[box], 1)
-    # voxels that are larger than the depth still have a boundary: one of them
-    near = ndimage.distance_transform_edt(inner, sampling=scale) <= max(depth, float(scale.max()))
+    distance = ndimage.distance_transform_edt(inner, sampling=scale)
+    near = distance <= depth
+    if not (near & inner).any():  # every voxel is larger than the depth: one of them is the boundary
+        near = distance <= float(scale.max())
     shell = np.zeros(mask.shape, np.bool_)
     shell[box] = (near & inner)[(slice(1, -1),) * mask.ndim]
     return shell
