@@ -309,7 +309,7 @@ def test_evaluate_prints_and_writes_the_regions(run: Path, data: Path, tmp_path:
     text = call("evaluate", run, data, "--protocol", "masked-volume", "--out", table)
     assert PROTOCOL in text and all(metric in text for metric in ("dice_WT", "assd_TC", "dice_ET"))
     rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
-    found = {row[4]: float(row[5]) for row in rows if row[3] == PROTOCOL}
+    found = {row[5]: float(row[6]) for row in rows if row[3] == PROTOCOL}
     assert tuple(found) == METRICS
     assert {(row[0], row[1], row[2]) for row in rows if row[3] == PROTOCOL} == {("sub-004", "mafnet", "segmentation")}
     # by hand, from files

@@ -50,8 +50,9 @@ def test_inversion_is_exact_inside_the_range_both_ways(name, values, scale):
     else:
         grid = np.linspace(float(there.min()), float(there.max()), 41, dtype=np.float32)
     back = normalize.apply(normalize.invert(grid, params), params)
-    # where many voxels are equal, nyul spreads a decile over OWN_GAP of the range: float32 scanner units resolve 1 % of that
-    np.testing.assert_allclose(back, grid, atol=0.03 if name == "nyul" else 1e-4 * max(1, float(np.abs(grid).max())))
+    # where many voxels are equal, nyul spreads a decile over OWN_GAP of the range: float32 scanner units resolve 1 % of that, 4 %
+    # where the range is a small part of the values
+    np.testing.assert_allclose(back, grid, atol=0.08 if name == "nyul" else 1e-4 * max(1, float(np.abs(grid).max())))
 
 
 def test_nyul_returns_every_normalised_value():
@@ -63,10 +64,21 @@ def test_nyul_returns_every_normalised_value():
 def test_percentile_is_the_line_from_zero_to_the_percentile_clipped():
     params = fit("percentile")
     top = np.percentile(BRAIN.astype(float), 99.5)
-    assert params == {"name": "percentile", "low": 0.0, "high": pytest.approx(top)}
+    assert params == {"name": "percentile", "low": 0.0, "high": pytest.approx(top), "max": float(BRAIN.max())}
     given = np.array([-5, 0, top / 2, top, 2 * top])
     np.testing.assert_allclose(normalize.apply(given, params), [-1, -1, 0, 1, 1], atol=1e-6)
     assert normalize.fit("percentile", BRAIN, percentile=90)["high"] == pytest.approx(np.percentile(BRAIN.astype(float), 90))
+
+
+@pytest.mark.parametrize("name", normalize.NAMES)
+def test_the_peak_is_the_maximum_on_the_line_that_scores_use(name):
+    params = fit(name)
+    expected = 1.0 if name == "minmax" else float(BRAIN.max()) / np.percentile(BRAIN.astype(float), 99.5)
+    assert normalize.peak(params) == pytest.approx(expected, rel=1e-4)
+    if normalize.value_range(name) is None:  # nothing is clipped there: the same as of the array itself
+        assert normalize.peak(params) == pytest.approx(
+            float(normalize.to_unit(normalize.apply(BRAIN, params), params).max()), rel=1e-4
+        )
 
 
 def test_minmax_is_the_line_from_zero_to_the_maximum():
@@ -149,7 +161,7 @@ def test_nyul_scale_keeps_a_gap_where_training_cases_have_one_value():
 
 def test_median_of_parameters_element_by_element():
     many = [normalize.fit("percentile", BRAIN * gain) for gain in (1, 2, 10)]
-    assert normalize.median_params(many) == pytest.approx({"name": "percentile", "low": 0.0, "high": many[1]["high"]})
+    assert normalize.median_params(many) == pytest.approx(many[1])
     nyul = [fit("nyul", BRAIN * gain) for gain in (1, 2, 10)]
     merged = normalize.median_params(nyul)
     assert merged["own"] == pytest.approx(nyul[1]["own"]) and merged["standard"] == pytest.approx(LANDMARKS["standard"])
