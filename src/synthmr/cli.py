@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from synthmr import __version__, cli_experiment
+from synthmr.cli_experiment import Alias, AsJson, Cache, Data, budget_of
 from synthmr.errors import SynthmrError, UsageError
 
 if TYPE_CHECKING:
@@ -29,10 +30,7 @@ app = typer.Typer(
 
 _state = {"verbose": 0, "quiet": False}
 
-Data = Annotated[Path, typer.Argument(help="Folder of cases (BraTS, BIDS, subject/CONTRAST.nii.gz) or a CSV/TSV table.")]
-Alias = Annotated[list[str] | None, typer.Option("--alias", help="alias=CONTRAST; may be repeated.")]
 SplitFile = Annotated[Path | None, typer.Option("--split-file", help="TSV with columns case, split.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Protocols = Annotated[
     list[str] | None,
     typer.Option(
@@ -42,9 +40,6 @@ Protocols = Annotated[
 Metrics = Annotated[str, typer.Option("--metrics", help="Metrics in place of the protocol's, for example psnr,hfen,ncc.")]
 Regions = Annotated[
     bool, typer.Option("--regions", help="Score lesion, other brain and boundary apart too, slice steps and false lesions.")
-]
-Cache = Annotated[
-    Path | None, typer.Option("--cache", help="Folder for prepared data (default: $SYNTHMR_CACHE or ~/.cache/synthmr).")
 ]
 
 
@@ -194,10 +189,7 @@ def train(
     """Train a method on a cohort and write a run folder."""
     from synthmr import pipeline
 
-    budgets = {"steps": steps, "minutes": minutes, "epochs": epochs}
-    named = {name: value for name, value in budgets.items() if value is not None}
-    if len(named) > 1:
-        raise UsageError(f"--{' and --'.join(named)} were both given; give one.")
+    named = budget_of(steps=steps, minutes=minutes, epochs=epochs)
     console = _console(json)
     run_config = pipeline.configure(
         method,
@@ -238,10 +230,7 @@ def extend(
     """Add contrasts to a trained run: new decoders or encoders learn, everything else stays as it is, to the bit."""
     from synthmr import pipeline
 
-    budgets = {"steps": steps, "minutes": minutes, "epochs": epochs}
-    named = {name: value for name, value in budgets.items() if value is not None}
-    if len(named) > 1:
-        raise UsageError(f"--{' and --'.join(named)} were both given; give one.")
+    named = budget_of(steps=steps, minutes=minutes, epochs=epochs)
     console = _console(json)
     with console.progress("prepare") as tick:
         config, store, parts, loaded = pipeline.extension(

@@ -58,7 +58,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             target,
             preset=preset,
             settings=settings or [],
-            budget=_budget(minutes, steps),
+            budget=budget_of(minutes=minutes, steps=steps),
             seed=seed,
             aliases=alias or [],
         )
@@ -106,7 +106,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             each=train,
             split=split,
             protocol=protocol,
-            budget=_budget(minutes, steps),
+            budget=budget_of(minutes=minutes, steps=steps),
             aliases=alias or [],
             cache=cache,
             show=console.progress,
@@ -233,12 +233,13 @@ def _command(name: str, data: Path | None, out: Path, options: Options) -> str:
     return shlex.join(words)
 
 
-def _budget(minutes: float | None, steps: int | None) -> dict[str, float]:
+def budget_of(**given: float | None) -> dict[str, float]:
     """The length of training that was asked for, if any.
 
     Raises:
-        UsageError: both.
+        UsageError: more than one.
     """
-    if minutes is not None and steps is not None:
-        raise UsageError("--minutes and --steps were both given; give one.")
-    return {"minutes": minutes} if minutes is not None else {"steps": steps} if steps is not None else {}
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) > 1:
+        raise UsageError(f"--{' and --'.join(named)} were both given; give one.")
+    return named

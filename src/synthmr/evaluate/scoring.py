@@ -12,6 +12,7 @@ import numpy as np
 from synthmr.case import PLANES, PreparedCase
 from synthmr.errors import DataError
 from synthmr.evaluate import metrics
+from synthmr.evaluate.checks import bounding_box
 from synthmr.evaluate.protocols import Protocol
 
 Array = np.ndarray
@@ -315,14 +316,10 @@ def _place(array: Array, offset: Sequence[int], size: Sequence[int]) -> Array:
 
 
 def _box(mask: Array, margin: int) -> tuple[slice, ...]:
-    """The smallest box around a mask, ``margin`` voxels wider where the array allows it."""
-    box = []
-    for axis, size in enumerate(mask.shape):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        if not len(hit):
-            raise DataError("there is nothing to score: the region is empty; check mask and labels.")
-        box.append(slice(max(int(hit[0]) - margin, 0), min(int(hit[-1]) + 1 + margin, size)))
-    return tuple(box)
+    """`bounding_box` of a region that must not be empty."""
+    if not mask.any():
+        raise DataError("there is nothing to score: the region is empty; check mask and labels.")
+    return bounding_box(mask, margin)
 
 
 def _pad(array: Array) -> Array:

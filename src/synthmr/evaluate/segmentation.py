@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from synthmr.contrasts import SEGMENTATION
-from synthmr.errors import DataError, UsageError
-from synthmr.evaluate.metrics import check_shapes
+from synthmr.errors import DataError
+from synthmr.evaluate.checks import bounding_box, check_shapes, check_spacing
 from synthmr.evaluate.table import format_score, mean_sd, score_rows
 from synthmr.methods.parts.tumour import REGIONS, check_classes, present_in, region, to_brats, to_classes
 
@@ -101,8 +101,8 @@ def surface_distances(a: np.ndarray, b: np.ndarray, spacing: Sequence[float]) ->
     from scipy.spatial import KDTree
 
     _check_masks(a, b)
-    scale = _check_spacing(spacing, a.ndim)
-    box = _bounding_box(a | b)
+    scale = check_spacing(spacing, a.ndim)
+    box = bounding_box(a | b)
     first, second = _surface(a[box]) * scale, _surface(b[box]) * scale
     if not len(first) or not len(second):
         return np.full(len(first), math.inf), np.full(len(second), math.inf)
@@ -125,7 +125,7 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 
     _check_bool(mask)
     kept = np.zeros(mask.shape, np.bool_)
-    box = _bounding_box(mask)
+    box = bounding_box(mask)
     parts, count = ndimage.label(mask[box], np.ones((3,) * mask.ndim))
     if count:
         sizes = np.bincount(parts.ravel())
@@ -174,7 +174,7 @@ def score_segmentation(predicted: np.ndarray, truth: np.ndarray, spacing: Sequen
     for volume in (predicted, truth):
         check_classes(present_in(volume))
     # every region is inside the box of what is tumour in either, and nothing outside the box changes a score
-    box = _bounding_box((predicted != 0) | (truth != 0))
+    box = bounding_box((predicted != 0) | (truth != 0))
     predicted, truth = predicted[box], truth[box]
     scores: dict[str, float] = {}
     for name in REGIONS:
@@ -253,15 +253,6 @@ def _surface(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(mask & ~ndimage.binary_erosion(mask))
 
 
-def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds all of ``mask``; without elements where that is empty."""
-    box = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1) if len(hit) else slice(0, 0))
-    return tuple(box)
-
-
 def _check_masks(a: np.ndarray, b: np.ndarray) -> None:
     check_shapes(a, b, None)
     _check_bool(a)
@@ -271,10 +262,3 @@ def _check_masks(a: np.ndarray, b: np.ndarray) -> None:
 def _check_bool(mask: np.ndarray) -> None:
     if mask.dtype != np.bool_:
         raise DataError(f"the region has type {mask.dtype}; give a bool array, such as region(classes, 'WT').")
-
-
-def _check_spacing(spacing: Sequence[float], axes: int) -> np.ndarray:
-    scale = np.asarray(spacing, np.float64)
-    if scale.shape != (axes,) or not (np.isfinite(scale) & (scale > 0)).all():
-        raise UsageError(f"spacing={tuple(np.ravel(scale).tolist())} is not {axes} positive numbers; give the voxel size in mm.")
-    return scale

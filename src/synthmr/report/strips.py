@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from synthmr.evaluate.table import subject_of
+from synthmr.evaluate import statistics
 from synthmr.report.curves import COLOURS, THEMES, dress
 from synthmr.report.words import column
 
@@ -25,11 +25,8 @@ FEWEST_FOR_BOX = 5
 
 def subject_values(rows: Rows, contrast: str, protocol: str, metric: str) -> dict[str, dict[str, float]]:
     """Method -> subject -> score; sessions of one subject are averaged; scores that are not finite are left out."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        if (row["contrast"], row["protocol"], row["metric"]) == (contrast, protocol, metric):
-            found.setdefault(row["method"], {}).setdefault(subject_of(str(row["case"])), []).append(float(row["value"]))
-    means = {method: {name: float(np.mean(values)) for name, values in each.items()} for method, each in found.items()}
+    wanted = (contrast, protocol, metric)
+    means = statistics.subject_values([row for row in rows if (row["contrast"], row["protocol"], row["metric"]) == wanted])
     finite = {method: {name: value for name, value in each.items() if math.isfinite(value)} for method, each in means.items()}
     return {method: each for method, each in finite.items() if each}
 
