@@ -33,14 +33,11 @@ def machine() -> dict[str, Any]:
     }
 
 
-def synthmr(*words: object) -> str:
-    """Run ``synthmr`` as a user would and return what it printed; its own errors are shown and stop the benchmark."""
-    command = [sys.executable, "-m", "synthmr.cli", *map(str, words)]
-    print("$ synthmr", *map(str, words), flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"synthmr ended with {done.returncode}\n{done.stdout}")
-    return done.stdout
+def clocked(*words: object) -> None:
+    """Run ``synthmr`` as a user would, but on one thread and with budgets in minutes of CPU time (`cpu_clock.py`)."""
+    print("$ OMP_NUM_THREADS=1 python benchmarks/cpu_clock.py", *map(str, words), flush=True)
+    command = [sys.executable, str(Path(__file__).with_name("cpu_clock.py")), *map(str, words)]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def write(name: str, command: str, result: dict[str, Any], table: str) -> None:

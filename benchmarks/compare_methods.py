@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -25,7 +22,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import write
+from common import clocked, write
 from quality_hinet import affine_fit, decibel
 from synthmr import pipeline
 from synthmr.evaluate.protocols import get_protocol
@@ -33,6 +30,7 @@ from synthmr.evaluate.scoring import score, score_input
 from synthmr.evaluate.segmentation import score_segmentation, summarise_assd
 from synthmr.infer.canvas import Canvas
 from synthmr.infer.predict import predict_case
+from synthmr.predictions import predictions, select
 from synthmr.prepare.case import prepare_case
 from synthmr.run import load_run
 
@@ -62,10 +60,7 @@ def train(task: str, plan: str, data: Path, run: Path, minutes: float) -> None:
     call = [method, str(data), "--sources", sources, "--target", target, "--out", str(run), *words, *budget]
     if run.exists():
         call.append("--resume")
-    print("$ OMP_NUM_THREADS=1 python benchmarks/cpu_clock.py train", *call, flush=True)
-    clock = Path(__file__).with_name("cpu_clock.py")
-    command = [sys.executable, str(clock), "-q", "train", *call]
-    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    clocked("-q", "train", *call)
 
 
 def measure(run: Path, data: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -74,7 +69,7 @@ def measure(run: Path, data: Path) -> dict[str, dict[str, dict[str, float]]]:
     found: dict[str, dict[str, dict[str, float]]] = {}
     for part in PARTS:
         found[part] = {}
-        for predicted in pipeline.predictions([run], data, part):
+        for predicted in predictions([run], data, part):
             (image,) = predicted.images.values()
             scored = score_input(image, predicted.prepared, predicted.target)
             p, t = (array[scored.mask].astype(float) for array in (scored.prediction, scored.truth))
@@ -92,7 +87,7 @@ def subsets(run: Path, data: Path) -> dict[str, dict[str, float]]:
     cohort = pipeline.index(data)
     found: dict[str, dict[str, float]] = {}
     for part in HELD:
-        for case in pipeline.select(cohort, loaded.split, part):
+        for case in select(cohort, loaded.split, part):
             whole = prepare_case(case, (*config.sources, *config.targets), config.prepare, config.targets, loaded.landmarks)
             for size in range(1, len(config.sources) + 1):
                 for names in combinations(config.sources, size):

@@ -16,10 +16,10 @@ from statistics import mean
 import numpy as np
 
 from common import write
-from synthmr import pipeline
 from synthmr.evaluate.protocols import PROTOCOLS
 from synthmr.evaluate.scoring import score, score_input
 from synthmr.infer.predict import InferSettings
+from synthmr.predictions import predictions
 from synthmr.run import load_run
 
 PARTS = ("validation", "test")
@@ -42,7 +42,7 @@ def subjects(data: Path, run: Path) -> list[dict[str, object]]:
     known = load_run(run).target_normalizers
     found: list[dict[str, object]] = []
     for part in PARTS:
-        for predicted in pipeline.predictions([run], data, part):
+        for predicted in predictions([run], data, part):
             (image,) = predicted.images.values()
             scored = score_input(image, predicted.prepared, predicted.target)
             p, t = (array[scored.mask].astype(np.float64) for array in (scored.prediction, scored.truth))
@@ -66,7 +66,7 @@ def way(data: Path, run: Path, settings: InferSettings) -> float:
     values = [
         row["value"]
         for part in PARTS
-        for predicted in pipeline.predictions([run], data, part, settings)
+        for predicted in predictions([run], data, part, settings)
         for row in predicted.rows([protocol])
         if row["metric"] == "psnr"
     ]

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from conftest import Run
-from experiment_data import make_cohort
+from experiment_data import config, make_cohort
 from synthmr import pipeline
+from synthmr.case import PreparedCase
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.table import read_metrics
 from synthmr.experiment import layout, page
+from synthmr.infer import predict
 from synthmr.infer.predict import InferSettings, tile_borders
+from synthmr.predictions import Kept, predictions, tissue_labels
+from synthmr.report import html
+from synthmr.report.run_page import known_data, write_report
 from synthmr.run import RunFolder
 
 MINE = """
@@ -68,7 +75,7 @@ def test_report_says_what_is_wrong(synthmr: Run, linear_run: Path, tmp_path: Pat
     folder.write_info({**folder.info, "data": str(tmp_path / "gone")})
     done = synthmr("report", moved, "-o", tmp_path / "r.html", code=2)
     assert "which is not there; give DATA" in done.stderr and not (tmp_path / "r.html").exists()
-    assert "notes no data" in str(_error(lambda: pipeline.known_data({}, moved), UsageError))
+    assert "notes no data" in str(_error(lambda: known_data({}, moved), UsageError))
     synthmr("report", tmp_path / "nothing", "-o", tmp_path / "r.html", code=1)
 
 
@@ -76,6 +83,76 @@ def _error(call, kind):  # type: ignore[no-untyped-def]
     with pytest.raises(kind) as error:
         call()
     return error.value
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the cases that were predicted, one a call of `predict_case`; pages get no drawings, which take long, and no date."""
+    real, calls = predict.predict_case, []
+
+    def count(method: Any, prepared: PreparedCase, *words: Any, **more: Any) -> dict[str, np.ndarray]:
+        calls.append(prepared.name)
+        return real(method, prepared, *words, **more)
+
+    monkeypatch.setattr(predict, "predict_case", count)
+    monkeypatch.setattr(html, "case_picture", lambda case, scale: html.Picture(case.name, "", "", b""))
+    monkeypatch.setattr(html, "_slices", lambda case: {})
+    monkeypatch.setattr(html, "_strips", lambda rows: [])
+    monkeypatch.setattr(html.time, "strftime", lambda *_: "today")
+    return calls
+
+
+def _trained(root: Path, tests: int, cache: Path) -> tuple[Path, list[Path]]:
+    """A cohort with so many test cases (P04 and so on), and a run of each baseline."""
+    names = [f"P{number:02}" for number in range(1, tests + 4)]
+    splits = dict.fromkeys(names, "test") | {"P01": "train", "P02": "train", "P03": "validation"}
+    data = make_cohort(root / "data", len(names), splits=splits)
+    for method in ("linear", "copy"):
+        each = config(method)
+        store, split = pipeline.prepared(data, each, cache=cache)
+        pipeline.train(each, store, split, root / method, data=data)
+    return data, [root / "linear", root / "copy"]
+
+
+def _page_of_two_passes(path: Path, runs: list[Path], data: Path, notes: list[str]) -> str:
+    """The page that scores and predictions make when every case is predicted for each of them."""
+    rows = pipeline.evaluate(runs, data)
+    title = "linear, copy: T1w, T2w to FLAIR"
+    write_report(path, runs, data, "test", rows, title, "synthmr report", notes, figures=predictions(runs, data))
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("tests", "again"), [(2, 0), (7, 5)])
+def test_a_report_predicts_no_case_twice_that_it_does_not_show(
+    tests: int, again: int, counted: list[str], cache: Path, tmp_path: Path
+) -> None:
+    data, runs = _trained(tmp_path, tests, cache)
+    names = [f"P{number:02}" for number in range(4, tests + 4)]
+    counted.clear()
+    ticks: list[tuple[int, int]] = []
+    pipeline.report(
+        runs, tmp_path / "a.html", command="synthmr report", progress=lambda done, total, _: ticks.append((done, total))
+    )
+    first, second = counted[: 2 * tests], counted[2 * tests :]
+    assert first == [name for name in names for _ in runs]
+    assert ticks == [(done, tests) for done in range(1, tests + 1)] + [(done, again) for done in range(1, again + 1)]
+    rows = pipeline.evaluate(runs, data)
+    chosen = html.chosen_cases(rows)
+    assert second == [name for name in names if name in (chosen or ()) for _ in runs] and len(second) == again * len(runs)
+    text = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert set(re.findall(r"<h3>(P\d+)</h3>", text)) == (chosen or set(names))
+    assert text == _page_of_two_passes(tmp_path / "b.html", runs, data, [row["text"] for row in pipeline.compare(rows)])
+
+
+def test_predictions_are_kept_while_they_are_few() -> None:
+    kept, each = Kept(2), cast(Any, object())
+    assert kept.all == []
+    kept.add(each)
+    kept.add(each)
+    assert kept.all == [each, each]
+    for _ in range(3):  # what was let go of does not come back
+        kept.add(each)
+        assert kept.all is None
 
 
 def test_an_experiment_as_a_page(synthmr: Run, experiment: Path, tmp_path: Path) -> None:
@@ -108,15 +185,15 @@ def test_scores_by_tissue(linear_run: Path, phantom: Path) -> None:
     rows = pipeline.evaluate([linear_run], phantom, metrics=["mae"], regions=True, tissue=pattern)
     values = {row["metric"]: row["value"] for row in rows}
     assert {"mae@csf", "mae@gm", "mae@wm", "slice_jump@axial", "false_bright@brain"} <= set(values)
-    (predicted,) = pipeline.predictions([linear_run], phantom)
-    labels = pipeline.tissue_labels(phantom, pattern, predicted.prepared)
+    (predicted,) = predictions([linear_run], phantom)
+    labels = tissue_labels(phantom, pattern, predicted.prepared)
     assert labels.shape == predicted.prepared.mask.shape and set(np.unique(labels)) == {0, 1, 2, 3}
     # FLAIR nulls CSF: the truth is darkest where the labels say CSF, or they lie elsewhere
     truth = predicted.prepared.images["FLAIR"]
     means = [truth[(labels == label) & predicted.prepared.mask].mean() for label in (1, 2, 3)]
     assert means[0] < min(means[1:]) - 0.2
-    assert "{case}" in str(_error(lambda: pipeline.tissue_labels(phantom, "tissue.nii.gz", predicted.prepared), UsageError))
-    assert "does not exist" in str(_error(lambda: pipeline.tissue_labels(phantom, "{case}.nii.gz", predicted.prepared), DataError))
+    assert "{case}" in str(_error(lambda: tissue_labels(phantom, "tissue.nii.gz", predicted.prepared), UsageError))
+    assert "does not exist" in str(_error(lambda: tissue_labels(phantom, "{case}.nii.gz", predicted.prepared), DataError))
 
 
 def test_tile_borders_are_where_tiles_end(linear_run: Path, phantom: Path) -> None:

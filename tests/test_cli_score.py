@@ -21,7 +21,7 @@ from synthmr import cli, pipeline
 from synthmr.console import Console
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.protocols import PROTOCOLS
-from synthmr.evaluate.table import COLUMNS, write_metrics
+from synthmr.evaluate.table import COLUMNS, read_tables, write_metrics
 
 SHAPE = (30, 28, 24)
 
@@ -240,17 +240,17 @@ def test_tables_that_hold_a_score_twice(tmp_path: Path) -> None:
     write_metrics(one, methods())
     write_metrics(two, rows_of(best=[20.0]))
     with pytest.raises(DataError, match=r"two\.csv and .*one\.csv both hold psnr of best for case s00; rename a method"):
-        pipeline.read_tables([one, two])
+        read_tables([one, two])
     # the same case in another contrast, region or protocol is no double
     other = [*rows_of(contrast="T2w", best=[20.0]), *rows_of(protocol="own-max", best=[1.0]), *rows_of("psnr@lesion", best=[1.0])]
     write_metrics(two, other)
-    assert len(pipeline.read_tables([one, two])) == len(methods()) + 3
+    assert len(read_tables([one, two])) == len(methods()) + 3
 
 
 def test_slices_in_a_table_are_told(tmp_path: Path) -> None:
     slices = [row for shift in (0.0, 0.5, 1.0) for row in rows_of(a=[20.0 + shift, 21.0], b=[19.0, 20.5 + shift])]
     write_metrics(tmp_path / "slices.csv", slices)
-    (test,) = pipeline.compare(pipeline.read_tables([tmp_path / "slices.csv"]))
+    (test,) = pipeline.compare(read_tables([tmp_path / "slices.csv"]))
     assert test["subjects"] == 2 and "slices of a subject are not independent" in test["note"]
 
 

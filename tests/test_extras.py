@@ -29,6 +29,7 @@ from synthmr.infer.extras import check_extras, labels_of, predict_extra, segment
 from synthmr.infer.predict import InferSettings, predict_case
 from synthmr.io.naming import is_synthetic
 from synthmr.methods.contract import NeuralMethod, Spec, check_wanted
+from synthmr.predictions import Predicted
 from synthmr.prepare.case import prepare_case
 from synthmr.run import load_run
 
@@ -175,7 +176,7 @@ def test_a_table_holds_the_segmentation_once_beside_the_images() -> None:
     case = known_case()
     classes = tumour_classes(Known(), case)
     case = replace(case, images={**case.images, "FLAIR": case.images["T2w"]})
-    predicted = pipeline.Predicted(case, "FLAIR", {"known": case.images["T1w"], "copy": case.images["T2w"]}, {"known": classes})
+    predicted = Predicted(case, "FLAIR", {"known": case.images["T1w"], "copy": case.images["T2w"]}, {"known": classes})
     rows = predicted.rows([get_protocol("masked-volume")])
     mine = [row for row in rows if row["protocol"] == PROTOCOL]
     assert [row["metric"] for row in mine] == list(METRICS)

@@ -34,6 +34,7 @@ from synthmr.infer.predict import InferSettings, predict_case
 from synthmr.methods import registry
 from synthmr.methods.configure import build_config
 from synthmr.methods.contract import FittedMethod, NeuralMethod, Spec, Update, check_wanted
+from synthmr.predictions import predictions
 from synthmr.run import load_run
 from synthmr.train.loop import train
 from synthmr.train.runtime import Runtime
@@ -563,7 +564,7 @@ def test_training_export_and_evaluation_share_the_canvas(tmp_path: Path) -> None
     assert {size_of(some) for some in seen[2:]} == {rounded}  # validation and its picture
     run, settings = load_run(tmp_path / "run"), InferSettings(precision="32", tight="off")
     seen.clear()
-    (predicted,) = pipeline.predictions([tmp_path / "run"], tmp_path / "data", "test", settings)
+    (predicted,) = predictions([tmp_path / "run"], tmp_path / "data", "test", settings)
     assert {size_of(some) for some in seen} == {rounded}
     seen.clear()
     summary = synthesize_cohort(run, cohort, tmp_path / "out", settings=settings)

@@ -270,6 +270,7 @@ def synthesize(
 ) -> None:
     """Write the synthetic volume of one case, or of every case of a cohort."""
     from synthmr import pipeline
+    from synthmr.config import to_dict
 
     settings = pipeline.infer_settings(mode, patch, overlap, precision, plane)
     console = _console(json)
@@ -304,7 +305,7 @@ def synthesize(
             progress=tick,
         )
     if json:
-        console.json(pipeline.plain(summary))
+        console.json(to_dict(summary))
     else:
         console.summary(summary)
     if summary.failed:
@@ -333,10 +334,12 @@ def evaluate(
 ) -> None:
     """Score a run on held-out cases and write metrics.csv; with --against also test whether the runs differ."""
     from synthmr import pipeline
+    from synthmr.evaluate.table import score_objects, write_metrics
+    from synthmr.predictions import Remarks
 
     console = _console(json)
     settings = pipeline.infer_settings(mode, 128, 0.5, precision, plane)
-    remarks = pipeline.Remarks()
+    remarks = Remarks()
     with console.progress("evaluate") as tick:
         rows = pipeline.evaluate(
             [run, *(against or [])],
@@ -353,9 +356,9 @@ def evaluate(
             tissue=tissue,
         )
     path = out if out is not None else run / "metrics.csv"
-    pipeline.write_metrics(path, rows)
+    write_metrics(path, rows)
     if json:
-        console.json(pipeline.score_objects(rows))
+        console.json(score_objects(rows))
     else:
         console.scores(rows)
         console.protocols_beside(rows)
@@ -434,10 +437,11 @@ def protocols(
 ) -> None:
     """Print the scoring protocols, or one of them as YAML."""
     from synthmr import pipeline
+    from synthmr.evaluate.protocols import get_protocol, to_yaml
 
     console = _console(json)
     if name and not json:
-        console.text(pipeline.protocol_yaml(name))
+        console.text(to_yaml(get_protocol(name)))
         return
     rows = pipeline.protocols(name)
     if json:
@@ -457,9 +461,11 @@ def compare(
 ) -> None:
     """Test whether methods differ: paired over subjects, t-test and Wilcoxon, Holm-corrected, with 95 % intervals."""
     from synthmr import pipeline
+    from synthmr.evaluate.marks import markdown_table
+    from synthmr.evaluate.table import read_tables
 
     console = _console(json)
-    rows = pipeline.read_tables([table, *(more or [])])
+    rows = read_tables([table, *(more or [])])
     tests = pipeline.compare(rows, reference, pipeline.split_words([metrics]))
     if not tests:
         raise UsageError("no two methods have a score of the same contrast, protocol and metric; score them alike.")
@@ -467,7 +473,7 @@ def compare(
         console.json(tests)
         return
     if markdown:
-        console.text(pipeline.markdown_table(rows, pipeline.split_words([metrics])))
+        console.text(markdown_table(rows, pipeline.split_words([metrics])))
     else:
         console.scores(rows)
     console.comparisons(tests)

@@ -49,6 +49,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
     ) -> None:
         """Cross-validate a method: folds of whole subjects, stored; every subject is tested once."""
         from synthmr import pipeline
+        from synthmr.evaluate.table import score_objects
         from synthmr.experiment.crossval import cross_validate
 
         console = console_of(json)
@@ -75,7 +76,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             say=console.say,
         )
         if json:
-            console.json(pipeline.score_objects(rows))
+            console.json(score_objects(rows))
         else:
             console.scores(rows)
             console.say(f"written to {out / 'metrics.csv'}; compare methods with `synthmr compare`")
@@ -95,7 +96,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
         json: AsJson = False,
     ) -> None:
         """Score every subset of a run's sources, as a table and a plot."""
-        from synthmr import pipeline
+        from synthmr.evaluate.table import score_objects, write_metrics
         from synthmr.experiment import subsets as report
 
         console = console_of(json)
@@ -114,11 +115,11 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             say=console.say,
         )
         folder = out if out is not None else run
-        pipeline.write_metrics(folder / "subsets.csv", rows)
+        write_metrics(folder / "subsets.csv", rows)
         metric = report.main_metric(rows)
         report.plot(rows, folder / "subsets.png", metric)
         if json:
-            console.json(pipeline.score_objects(rows))
+            console.json(score_objects(rows))
             return
         console.table(f"subsets, {protocol}, {split} (mean +- sd over subjects)", report.table(rows))
         console.table("what adding a source changes", report.gains(rows, metric))

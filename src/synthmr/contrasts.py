@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from synthmr.errors import UsageError, did_you_mean
 
@@ -95,3 +96,19 @@ def resolve_list(text: str, extra: Mapping[str, str] | None = None) -> tuple[str
     if len(set(names)) != len(names):
         raise UsageError(f"{text!r} names a contrast twice; name each once.")
     return names
+
+
+def parse_files(pairs: Iterable[str], extra: Mapping[str, str] | None = None) -> dict[str, Path]:
+    """Parse ``CONTRAST=file`` pairs from the command line into {canonical name: file}.
+
+    Raises:
+        UsageError: a word is no contrast, or two pairs name the same one.
+    """
+    files: dict[str, Path] = {}
+    for pair in pairs:
+        name, _, path = pair.partition("=")
+        contrast = resolve(name, extra)
+        if contrast in files:
+            raise UsageError(f"{pair!r} names {contrast} a second time; give each contrast once.")
+        files[contrast] = Path(path)
+    return files

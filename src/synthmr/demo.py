@@ -43,7 +43,8 @@ def run_demo(out: Path, subjects: int, seed: int, steps: int, console: Console) 
         UsageError: too few subjects, or ``out`` holds something that is no demo.
     """
     from synthmr import pipeline
-    from synthmr.evaluate.table import summarise
+    from synthmr.evaluate.table import summarise, write_metrics
+    from synthmr.report.run_page import write_report
 
     if subjects < 5:
         raise UsageError(f"the demo needs at least 5 subjects and was given {subjects}.")
@@ -71,10 +72,8 @@ def run_demo(out: Path, subjects: int, seed: int, steps: int, console: Console) 
             raise UsageError(f"demo synthesis failed: {summary.failed}")
     paths = [runs / method for method in ("hinet", *BASELINES)]
     rows = pipeline.evaluate(paths, data, "test", [], inference)
-    pipeline.write_metrics(out / "metrics.csv", rows)
-    pipeline.write_report(
-        out / "report.html", paths, data, "test", rows, title="synthmr demo", command=f"synthmr demo --seed {seed}"
-    )
+    write_metrics(out / "metrics.csv", rows)
+    write_report(out / "report.html", paths, data, "test", rows, title="synthmr demo", command=f"synthmr demo --seed {seed}")
     shutil.rmtree(out / "cache", ignore_errors=True)
     console.scores(rows)
     psnr = {r["method"]: r["mean"] for r in summarise(rows) if r["protocol"] == "masked-volume" and r["metric"] == "psnr"}

@@ -89,6 +89,11 @@ def marked_table(
     return table
 
 
+def markdown_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ()) -> str:
+    """Means with the papers' marks as Markdown: best in bold, an asterisk on what differs from it (corrected p < 0.05)."""
+    return to_markdown(marked_table([row for row in rows if not metrics or row["metric"] in metrics]), intervals=True)
+
+
 def to_markdown(table: Sequence[Mapping[str, Any]], intervals: bool = False) -> str:
     """The rows of `marked_table` as markdown, a table for each contrast and protocol: methods down, metrics across.
 

@@ -28,6 +28,9 @@ SAMPLES = 10_000
 #: fewer subjects than this and the smallest two-sided Wilcoxon p, 2 / 2^n, is above 0.05
 WILCOXON_LEAST = 6
 
+#: metrics that `compare_tables` tests unless others are named: many tests make few of them true
+TESTED = ("psnr", "ssim", "mae", "dice_WT", "dice_TC", "dice_ET")
+
 TESTS: Mapping[Test, str] = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
 
 #: directions of the metrics of `synthmr.evaluate.segmentation`
@@ -315,6 +318,47 @@ def compare_methods(
         row["note"] = " ".join(part for part in (named(result.note, method, chosen), result.wilcoxon_note, units) if part)
         table.append({**row, "text": _sentence(row)})
     return table
+
+
+def compare_tables(rows: Rows, reference: str = "", metrics: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Paired tests of every method against the reference, a family a contrast, protocol and metric.
+
+    Args:
+        rows: scores of at least two methods.
+        reference: a method; empty: the one with the best mean.
+        metrics: to test; none: `TESTED`, or all that the rows hold if they hold none of those.
+
+    Returns:
+        Rows of `compare_methods`; none where no two methods have a score of the same contrast, protocol and metric.
+
+    Raises:
+        UsageError: one method alone, an unknown method or metric, or a metric that nobody can win by.
+    """
+    rows = list(rows)
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    if len(methods) < 2:
+        raise UsageError(f"there is one method alone ({', '.join(methods) or 'none'}); score two or more to compare them.")
+    if reference and reference not in methods:
+        raise UsageError(f"the tables hold no scores of {reference}: {did_you_mean(reference, methods)}")
+    known = list(dict.fromkeys(row["metric"] for row in rows))
+    directed = [name for name in known if direction(name) is not None]
+    for name in metrics:
+        if name not in known:
+            raise UsageError(f"the tables hold no {name}: {did_you_mean(name, known)}")
+        if name not in directed:
+            raise UsageError(
+                f"neither a higher nor a lower {name} is better, so no method wins by it: {did_you_mean(name, directed)}"
+            )
+    chosen = tuple(metrics) or tuple(name for name in TESTED if name in known) or tuple(directed)
+    families = dict.fromkeys((row["contrast"], row["protocol"], row["metric"]) for row in rows if row["metric"] in chosen)
+    found: list[dict[str, Any]] = []
+    for contrast, protocol, metric in families:
+        mine = [row for row in rows if (row["contrast"], row["protocol"], row["metric"]) == (contrast, protocol, metric)]
+        there = {row["method"] for row in mine}
+        # a segmenting method has scores that the reference has not
+        if len(there) > 1 and reference in ("", *there):
+            found += compare_methods(mine, metric=metric, protocol=protocol, contrast=contrast, reference=reference or None)
+    return found
 
 
 def named(note: str, a: str, b: str) -> str:

@@ -84,10 +84,42 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
         raise DataError(f"{path} is damaged: a value in it is no number; run `synthmr evaluate` again.") from None
 
 
+def read_tables(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Rows of one or more tables of `write_metrics`.
+
+    Raises:
+        DataError: a table cannot be read, or two hold the same method's score of the same case.
+    """
+    rows: list[dict[str, Any]] = []
+    seen: dict[tuple[str, ...], Path] = {}
+    for path in paths:
+        mine = read_metrics(path)
+        for row in mine:
+            key = tuple(str(row[name]) for name in ("case", "method", "contrast", "protocol", "metric"))
+            if seen.setdefault(key, path) != path:
+                raise DataError(
+                    f"{path} and {seen[key]} both hold {row['metric']} of {row['method']} for case {row['case']}; rename a method."
+                )
+        rows += mine
+    return rows
+
+
 def split_metric(metric: str) -> tuple[str, str]:
     """``psnr@lesion`` -> (psnr, lesion); the region is empty where it is the protocol's own."""
     name, _, region = metric.partition("@")
     return name, region
+
+
+def score_objects(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Score rows for machines: protocol, region, metric and value apart."""
+    from synthmr.evaluate.protocols import PROTOCOLS
+
+    found = []
+    for row in rows:
+        metric, region = split_metric(row["metric"])
+        known = PROTOCOLS.get(str(row["protocol"]))
+        found.append({**row, "metric": metric, "region": region or (known.regions[0] if known is not None else "")})
+    return found
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ from synthmr import pipeline
 from synthmr.errors import DataError, UsageError
 from synthmr.experiment import layout, runner, spec
 from synthmr.experiment.cells import Cell, cell_name, trained
+from synthmr.predictions import Predicted, predictions
 from synthmr.report.html import Grid
+from synthmr.report.run_page import known_data, write_report
 
 if TYPE_CHECKING:
     from synthmr.pipeline import Tick
@@ -35,7 +37,7 @@ def reopen(folder: Path, data: Path | None = None) -> tuple[runner.Outcome, Path
     note = read_json(folder / "experiment.json")
     experiment = spec.load(str(folder / runner.TABLE), str(note["experiment"]))
     options = runner.Options(**{**note["options"], "only": (), "cache": None, "aliases": tuple(note["options"]["aliases"])})
-    data = data if data is not None else pipeline.known_data(note, folder)
+    data = data if data is not None else known_data(note, folder)
     cohort = pipeline.index(data, options.aliases)
     planned = tuple(runner.plan(experiment, cohort.contrasts, options))
     path = folder / "scores.csv"
@@ -85,7 +87,7 @@ def write(folder: Path, path: Path, data: Path | None = None, command: str = "",
             f"Paired t-test over subjects, Holm-corrected. {layout.summary(outcome)}",
         ),
     ]
-    pipeline.write_report(
+    write_report(
         path,
         list(chain.from_iterable(runs.values())),
         data,
@@ -111,10 +113,10 @@ def _runs(folder: Path, planned: runner.Planned, options: runner.Options, data: 
 
 def _figures(
     runs: Mapping[str, list[Path]], data: Path, part: str, options: runner.Options, progress: Tick | None
-) -> Iterator[pipeline.Predicted]:
+) -> Iterator[Predicted]:
     """Predictions of the shown rows under their names, fold by fold."""
     for each in zip(*runs.values(), strict=True):
-        yield from pipeline.predictions(list(each), data, part, None, options.aliases, progress=progress, names=list(runs))
+        yield from predictions(list(each), data, part, None, options.aliases, progress=progress, names=list(runs))
 
 
 __all__ = ["UsageError", "is_experiment", "reopen", "shown_rows", "write"]

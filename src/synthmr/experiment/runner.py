@@ -25,6 +25,7 @@ from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, cell_name
 from synthmr.experiment.crossval import check_same, settle_folds
 from synthmr.experiment.spec import Experiment, Row
 from synthmr.io.naming import some
+from synthmr.predictions import select
 
 
 @dataclass(frozen=True)
@@ -383,7 +384,7 @@ def _splits(
             say(f"rows have splits of their own, as there is none for all of them: {error}")
             return [None]
         try:
-            pipeline.select(cohort, split, options.part)
+            select(cohort, split, options.part)
         except DataError:  # told before anything is trained
             raise DataError(f"{data} has no {options.part} case by {split.source}; give another --part, or --folds K.") from None
         left_out, found = split.left_out, [split]

@@ -20,6 +20,7 @@ from synthmr.contrasts import SEGMENTATION
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.table import summarise
 from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, cell_name, locked, score_cell, train_cell
+from synthmr.predictions import select
 
 if TYPE_CHECKING:
     from synthmr.run import LoadedRun
@@ -89,7 +90,7 @@ def score_subsets(
     if budget and not hasattr(method, "step"):
         raise UsageError(f"{config.method} is fitted in one go and takes no --{next(iter(budget))}; leave it out.")
     _one_protocol(protocol)
-    pipeline.select(pipeline.index(data, aliases), loaded.split, split)  # a wrong word is told before anything is trained
+    select(pipeline.index(data, aliases), loaded.split, split)  # a wrong word is told before anything is trained
     cells = [Cell(_with(config, names, budget), loaded.split) for names in subsets_of(config.sources, spec.sources[0])]
     rows: list[dict[str, Any]] = []
     if spec.any_subset:

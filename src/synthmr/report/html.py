@@ -202,23 +202,23 @@ def _case(case: FigureCase, interactive: bool, budget: int) -> dict[str, Any]:
     }
 
 
-def _chosen_cases(report: ReportData) -> tuple[set[str] | None, int]:
-    """(names of the cases to show, None for all; how many there are as far as the rows tell).
+def chosen_cases(rows: Sequence[Mapping[str, Any]], most: int = MOST_CASES) -> set[str] | None:
+    """Names of the cases whose images are shown; None: of all.
 
-    Cases are ranked by the PSNR of the first method, as far as it was scored, without holding their images in memory.
+    Cases are ranked by the PSNR of the first method, as far as it was scored, before anybody holds their images in memory.
     """
-    names = list(dict.fromkeys(str(row["case"]) for row in report.rows))
-    if len(names) <= report.cases:
-        return None, len(names)
-    method = report.rows[0]["method"]
+    names = list(dict.fromkeys(str(row["case"]) for row in rows))
+    if len(names) <= most:
+        return None
+    method = rows[0]["method"]
     values: dict[str, list[float]] = {}
-    for row in report.rows:
-        if (row["method"], row["metric"]) == (method, "psnr") and row["protocol"] == main_protocol(report.rows, row["contrast"]):
+    for row in rows:
+        if (row["method"], row["metric"]) == (method, "psnr") and row["protocol"] == main_protocol(rows, row["contrast"]):
             values.setdefault(str(row["case"]), []).append(float(row["value"]))
     ranked = sorted(names, key=lambda name: _order(min(values.get(name, [math.nan]))))
-    if report.cases < 3:
-        return set(ranked[: report.cases]), len(names)
-    return {*ranked[: report.cases - 2], ranked[len(ranked) // 2], ranked[-1]}, len(names)
+    if most < 3:
+        return set(ranked[:most])
+    return {*ranked[: most - 2], ranked[len(ranked) // 2], ranked[-1]}
 
 
 def _order(psnr: float) -> float:
@@ -228,7 +228,8 @@ def _order(psnr: float) -> float:
 
 def _cases(report: ReportData) -> list[dict[str, Any]]:
     """Template data of the cases with images, the worst first; pictures that were rendered elsewhere after them."""
-    chosen, total = _chosen_cases(report)
+    chosen = chosen_cases(report.rows, report.cases)
+    total = len({row["case"] for row in report.rows})
     shown = min(total, report.cases) if total else report.cases
     budget = min((PAGE_BYTES - OTHER_BYTES) // max(shown, 1), CASE_BYTES)
     cases, pictures = [], []
