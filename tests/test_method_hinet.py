@@ -272,6 +272,19 @@ def test_the_logged_losses_are_those_of_the_images() -> None:
     assert float(logs["G_rec"]) == pytest.approx(rec, rel=1e-5)
 
 
+@pytest.mark.parametrize("error", ["mae", "mse"])
+def test_the_error_is_the_one_that_was_asked_for(error: str) -> None:
+    method = make(error=error, l1_weight=7.0, reconstruction_weight=0.0, gan="none")
+    batch, losses = make_batch(), {}
+    logs = method.step(batch, lambda group, loss: losses.update({group: float(loss.detach())}))
+    with torch.no_grad():
+        fake, _ = method.generator([batch.images[name] for name in SOURCES])
+    difference = fake - batch.images["FLAIR"]
+    wanted = difference.abs().mean() if error == "mae" else difference.square().mean()
+    assert losses["G"] == pytest.approx(7 * float(wanted), rel=1e-4)
+    assert float(logs["G_l1"]) == pytest.approx(float(difference.abs().mean()), rel=1e-4)
+
+
 # --- the paper's settings -------------------------------------------------------------------------------------------------
 
 
@@ -287,7 +300,7 @@ def test_the_paper_preset_is_section_4() -> None:
     assert (options.l1_weight, options.reconstruction_weight, options.gan_weight) == (100.0, 20.0, 1.0)
     assert (options.filters, options.discriminator_filters, options.discriminator_rate) == (32, 32, 1.0)
     assert (options.fusion_block, options.decoder_block, options.strategy) == ("mfb", "mfb", "hybrid")
-    assert (options.product, options.norm) == ("plain", "batch")
+    assert (options.product, options.norm, options.error) == ("plain", "batch", "mae")
     assert (train.weight_decay, train.warmup, train.clip, train.ema) == (0.0, 0, 0.0, 0.0)
     assert not any(dataclasses.asdict(config.augment).values())
 
@@ -370,6 +383,7 @@ def test_the_other_options_change_the_network() -> None:
         ("fusion_block", "mbf"),
         ("strategy", "hybird"),
         ("gan", "wgan"),
+        ("error", "rmse"),
         ("product", "square"),
         ("filters", 0),
         ("discriminator_filters", 0),

@@ -156,6 +156,25 @@ def test_patience(tmp_path: Path, store: Store) -> None:
     assert (result.steps, result.best_step, result.stopped) == (8, 2, "patience")
 
 
+@pytest.mark.parametrize(("after", "kept"), [(0.0, 2), (0.25, 6), (0.3, 6), (0.31, 8), (0.99, 20)])
+def test_weights_of_the_first_part_make_way(tmp_path: Path, store: Store, after: float, kept: int) -> None:
+    told = Recorder()
+    config = tiny_config(train__steps=20, train__lr=0.0, train__validate_every=2, train__keep_after=after)
+    result = train(config, store, SPLIT, tmp_path / "run", runtime=CPU, progress=told)
+    # nothing is learnt and all scores are equal: the first validation is kept, unless it is of the first part
+    assert len({score for _, score, _ in told.validations}) == 1 and len(told.validations) == 10
+    assert (result.best_step, result.steps) == (kept, 20)
+    state = json.loads((tmp_path / "run" / "checkpoints" / "best" / "state.json").read_text())
+    assert (state["best_step"], state["best_moment"]) == (kept, kept / 20)
+
+
+def test_the_first_part_counts_until_there_is_a_later_one(tmp_path: Path, store: Store) -> None:
+    config = tiny_config(train__steps=100, train__validate_every=2, train__keep_after=0.9, train__patience=3, train__lr=0.0)
+    result = train(config, store, SPLIT, tmp_path / "run", runtime=CPU)
+    assert (result.steps, result.best_step, result.stopped) == (8, 2, "patience")
+    assert load_run(tmp_path / "run").info["result"]["best_step"] == 2
+
+
 def test_average_in_closed_form(tmp_path: Path, store: Store) -> None:
     config = tiny_config(train__steps=1, train__validate_every=1, train__ema=0.999)
     train(config, store, SPLIT, tmp_path / "run", runtime=CPU)

@@ -126,6 +126,8 @@ class TrainConfig:
         precision: auto (bf16 where the device gains from it), 32 or bf16.
         channels_last: auto, on or off.
         validate_every: steps between validations; 0 means twenty times a run.
+        keep_after: share of the training, in [0, 1), whose weights are kept as the best only until later ones are validated:
+            a network that is still grey can have the right brightness by luck and win on PSNR. 0 is off.
         patience: validations without a better score before the run stops; 0 is off.
         images: write pictures of one validation slice at every validation.
         tensorboard: write TensorBoard events as well (needs the extra ``tensorboard``).
@@ -147,6 +149,7 @@ class TrainConfig:
     precision: str = "auto"
     channels_last: str = "auto"
     validate_every: int = 0
+    keep_after: float = 0.25
     patience: int = 0
     images: bool = True
     tensorboard: bool = False

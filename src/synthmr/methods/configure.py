@@ -125,6 +125,7 @@ def _check_training(config: RunConfig, method: Any) -> None:
         ("train.beta2", train.beta2, 0, 0.9999999),
         ("train.ema", train.ema, 0, 0.9999999),
         ("train.decay_start", train.decay_start, 0, 0.9999999),
+        ("train.keep_after", train.keep_after, 0, 0.9999999),
         ("train.clip", train.clip, 0, float("inf")),
         ("train.weight_decay", train.weight_decay, 0, 10),
         ("sample.batch", sample.batch, 1, 4096),

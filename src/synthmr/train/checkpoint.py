@@ -28,6 +28,7 @@ class State:
         validating: seconds of validations.
         best: best validation score in dB; None before the first.
         best_step: its step.
+        best_moment: the share of the training that was done then.
         stale: validations since.
         mark: validations that were due so far, see `synthmr.train.schedule.Budget.mark`.
         scores: validation case -> dB, of the best.
@@ -40,6 +41,7 @@ class State:
     validating: float = 0.0
     best: float | None = None
     best_step: int = 0
+    best_moment: float = 0.0
     stale: int = 0
     mark: int = 0
     scores: dict[str, float] = field(default_factory=dict)

@@ -278,7 +278,7 @@ class _Training:
                 if due or reached >= 1:
                     self._read(reached)
                     clock.stepped()
-                    self._validate()
+                    self._validate(reached)
                     clock.paused()
                     self._save()
                     if reached < 1 and self._stale():
@@ -395,8 +395,11 @@ class _Training:
             self.board.write(state.step, {**losses, "lr": rate})
         self.progress.on_step(state.step, self.budget.steps or None, reached, losses, state.best, left)
 
-    def _validate(self) -> None:
-        """Score the validation cases with the weights that would be kept, and keep them if they are the best."""
+    def _validate(self, reached: float) -> None:
+        """Score the validation cases with the weights that would be kept, and keep them if they are the best.
+
+        The best of the first part, up to ``train.keep_after``, makes way for the first weights after it, whatever their score.
+        """
         begun, state = time.monotonic(), self.state
         if self.main:
             kept = self.average if self.average is not None else self.method
@@ -404,8 +407,10 @@ class _Training:
             canvas, most = Canvas.of(self.config.sample), 0 if self.budget.long else MOST_SLICES
             scores = validate(kept, self.store, self.split.validation, self.device, self.precision, canvas, most)
             score = float(np.mean(list(scores.values())))
-            if state.best is None or score > state.best or self.method.keeps_last:
-                state.best, state.best_step, state.stale, state.scores = score, state.step, 0, scores
+            early = state.best_moment < self.config.train.keep_after <= reached
+            if state.best is None or score > state.best or early or self.method.keeps_last:
+                state.best, state.best_step, state.best_moment = score, state.step, reached
+                state.stale, state.scores = 0, scores
                 save_best(self.folder, kept, state)
             else:
                 state.stale += 1
@@ -420,8 +425,8 @@ class _Training:
                 slice_figure(kept, self.store, first, self.device, self.precision, canvas, path, title)
             kept.train()
         state.mark = self.budget.mark(state.step, state.elapsed, self.config.train.validate_every)
-        found = (state.best, state.best_step, state.stale, state.scores, state.mark)
-        state.best, state.best_step, state.stale, state.scores, state.mark = self.fabric.broadcast(found)
+        found = (state.best, state.best_step, state.best_moment, state.stale, state.scores, state.mark)
+        (state.best, state.best_step, state.best_moment, state.stale, state.scores, state.mark) = self.fabric.broadcast(found)
         self._last_validation = time.monotonic() - begun
         state.validating += self._last_validation
 
