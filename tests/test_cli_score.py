@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from synthmr import cli, pipeline
 from synthmr.console import Console
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.protocols import PROTOCOLS
-from synthmr.evaluate.table import COLUMNS, read_tables, write_metrics
+from synthmr.evaluate.table import COLUMNS, read_tables, summarise, write_metrics
 
 SHAPE = (30, 28, 24)
 
@@ -162,6 +163,22 @@ def test_evaluate_under_several_protocols(synthmr: Run, phantom: Path, linear_ru
     again = json.loads(synthmr("evaluate", linear_run, phantom, "--metrics", "psnr", "--out", tmp_path / "b.csv", "--json").stdout)
     first = [row for row in rows if (row["protocol"], row["region"], row["metric"]) == ("masked-volume", "", "psnr")]
     assert [(row["case"], row["value"]) for row in again] == [(row["case"], float(row["value"])) for row in first]
+
+
+def test_sessions_count_as_one_subject_where_only_the_folders_say_so(
+    synthmr: Run, phantom: Path, linear_run: Path, tmp_path: Path
+) -> None:
+    first, second, third = sorted(folder for folder in phantom.iterdir() if (folder / "T1w.nii.gz").is_file())[:3]
+    for source, folder in ((first, "anna/visit1"), (second, "anna/visit2"), (third, "berta/visit1")):
+        shutil.copytree(source, tmp_path / "data" / folder)
+    out = tmp_path / "metrics.csv"
+    synthmr("evaluate", linear_run, tmp_path / "data", "--split", "all", "--out", out)
+    rows = [row for row in csv.DictReader(out.read_text().splitlines()) if row["metric"] == "psnr"]
+    assert len({row["case"] for row in rows}) == 3
+    assert [row["subject"] for row in rows] == ["anna", "anna", "berta"]
+    values = [float(row["value"]) for row in rows]
+    (summary,) = (each for each in summarise(read_tables([out])) if each["metric"] == "psnr")
+    assert summary["mean"] == pytest.approx((sum(values[:2]) / 2 + values[2]) / 2) and summary["subjects"] == 2
 
 
 def test_a_mistyped_metric_is_told_before_anything_is_read(tmp_path: Path) -> None:

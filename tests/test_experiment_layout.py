@@ -173,20 +173,20 @@ def test_groups() -> None:
 
 
 def test_sessions_are_one_subject() -> None:
-    # without the cohort's word, P1_a and P1_b would be two
+    # without the rows' word, P1_a and P1_b would be two
     experiment = table(A, B, claims=[claims("B")])
     cases = [f"P{i}_{session}" for i in range(3) for session in "ab"]
     scores = {
         ("", name): score_rows({"psnr": each}, "masked-volume", cases)
         for name, each in (("A", [1, 3, 5, 7, 9, 13]), ("B", [0, 0, 1, 1, 2, 2]))
     }
-    subjects = {case: case[:2] for case in cases}
-    empty = outcome_of(experiment, {}, subjects=subjects)
-    outcome = replace(empty, scores=scores)
+    named = {key: [{**row, "subject": row["case"][:2]} for row in rows] for key, rows in scores.items()}
+    empty = outcome_of(experiment, {})
+    outcome = replace(empty, scores=named)
     assert layout.values(outcome, ("", "A"), "psnr") == {"P0": 2.0, "P1": 6.0, "P2": 11.0}
     (found,) = verdicts(outcome)
     assert found.subjects == 3 and found.p == pytest.approx(stats.ttest_rel([2, 6, 11], [0, 1, 2]).pvalue)
-    assert verdicts(replace(outcome, subjects={}))[0].subjects == 6
+    assert verdicts(replace(empty, scores=scores))[0].subjects == 6
 
 
 # --- the table ----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from synthmr.evaluate.protocols import (
     to_yaml,
 )
 from synthmr.evaluate.scoring import ScoreInput, score, score_input
-from synthmr.evaluate.table import COLUMNS, format_score, read_metrics, score_rows, subject_of, summarise, write_metrics
+from synthmr.evaluate.table import COLUMNS, format_score, person, read_metrics, score_rows, subject_of, summarise, write_metrics
 from synthmr.prepare import normalize
 from synthmr.prepare.case import prepare_images
 
@@ -368,11 +368,14 @@ def test_metrics_csv_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "new" / "metrics.csv"
     rows = [*ROWS, {**ROWS[0], "value": 1 / 3}]
     write_metrics(path, rows)
-    assert path.read_text().splitlines()[0] == ",".join(COLUMNS) == "case,method,contrast,protocol,region,metric,value"
-    assert "sub-02,hinet,FLAIR,brasyn,non-lesion,ssim,0.5" in path.read_text().splitlines()
-    assert "sub-02,linear,FLAIR,masked-volume,,psnr,18.0" in path.read_text().splitlines()
+    assert path.read_text().splitlines()[0] == ",".join(COLUMNS) == "case,subject,method,contrast,protocol,region,metric,value"
+    assert "sub-02,sub-02,hinet,FLAIR,brasyn,non-lesion,ssim,0.5" in path.read_text().splitlines()
+    assert "sub-02,sub-02,linear,FLAIR,masked-volume,,psnr,18.0" in path.read_text().splitlines()
     assert read_metrics(path) == rows
     assert list(path.parent.iterdir()) == [path]
+    other = tmp_path / "other.csv"  # a table from elsewhere need not say who the subject is
+    other.write_text("case,method,contrast,protocol,region,metric,value\nsub-01_ses-02,linear,FLAIR,masked-volume,,psnr,14.0\n")
+    assert [person(row) for row in read_metrics(other)] == ["sub-01"]
 
 
 def test_summary_counts_subjects_not_sessions() -> None:
@@ -387,6 +390,9 @@ def test_summary_counts_subjects_not_sessions() -> None:
     assert single["mean"] == math.inf and math.isnan(single["sd"]) and single["text"] == "inf dB"
     assert {row["protocol"] for row in summarise(ROWS)} == {"masked-volume", "brasyn"}
     assert summary["hinet", "ssim@lesion"]["mean"] == 0.25 and summary["hinet", "ssim@non-lesion"]["mean"] == 0.5
+    # what a row says counts before what its case's name says
+    named = [{**row, "subject": "sub-01"} for row in ROWS]
+    assert {row["subjects"] for row in summarise(named)} == {1}
     assert subject_of("Brats18_2013_3_1") == "Brats18_2013_3_1"
     assert summarise([]) == []
 
@@ -404,7 +410,7 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     path.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="no metrics table"):
         read_metrics(path)
-    path.write_text(",".join(COLUMNS) + "\na,b,c,d,,e,many\n")
+    path.write_text(",".join(COLUMNS) + "\na,a,b,c,d,,e,many\n")
     with pytest.raises(DataError, match="damaged"):
         read_metrics(path)
     blocker = tmp_path / "file"

@@ -272,7 +272,8 @@ def test_direction(metric, expected):
 def test_sessions_are_averaged_to_subjects():
     cases = {"sub-1_ses-1": 10.0, "sub-1_ses-2": 20.0, "sub-2": 7.0, "x": 1.0, "y": 3.0}
     assert subject_values(rows_of(m=cases)) == {"m": {"sub-1": 15.0, "sub-2": 7.0, "x": 1.0, "y": 3.0}}
-    assert subject_values(rows_of(m=cases), {"x": "z", "y": "z"})["m"] == {"sub-1": 15.0, "sub-2": 7.0, "z": 2.0}
+    named = [{**row, "subject": "z"} if row["case"] in "xy" else row for row in rows_of(m=cases)]
+    assert subject_values(named)["m"] == {"sub-1": 15.0, "sub-2": 7.0, "z": 2.0}
 
 
 def test_sessions_do_not_make_subjects():

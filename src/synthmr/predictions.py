@@ -44,7 +44,8 @@ class Predicted:
     """A prepared case with its truth and every run's prediction of one target, ``(X, Y, Z)`` normalised.
 
     ``segmentations`` holds, for the runs that segment tumours, (predicted, true) classes ``(X, Y, Z)``; ``borders``, for those
-    that were predicted tile by tile, where tiles begin and end along X, Y and Z.
+    that were predicted tile by tile, where tiles begin and end along X, Y and Z. ``subject`` is the person, whose cases count as
+    one; empty: whom the case's name says.
     """
 
     prepared: PreparedCase
@@ -52,6 +53,7 @@ class Predicted:
     images: Mapping[str, np.ndarray]
     segmentations: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     borders: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
+    subject: str = ""
 
     def rows(
         self,
@@ -90,7 +92,7 @@ class Predicted:
         for method, (predicted, truth) in self.segmentations.items():
             scores = score_segmentation(predicted, truth, self.prepared.spacing)
             found += segmentation_rows(self.prepared.name, method, scores)
-        return found
+        return [{**row, "subject": self.subject} for row in found] if self.subject else found
 
 
 class Kept:
@@ -199,7 +201,8 @@ def _predict(
     if len(shapes) > 1:
         raise UsageError(f"the runs see case {case.name} on different boxes, so one table cannot hold them; evaluate them apart.")
     for number, (target, predicted) in enumerate(images.items()):
-        yield Predicted(next(iter(prepared.values())), target, predicted, segmented if number == 0 else {}, borders)
+        first = next(iter(prepared.values()))
+        yield Predicted(first, target, predicted, segmented if number == 0 else {}, borders, case.subject)
 
 
 def select(cohort: Cohort, split: Split, part: str) -> list[Case]:

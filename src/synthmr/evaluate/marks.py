@@ -32,7 +32,6 @@ def marked_table(
     test: Test = "t",
     alpha: float = ALPHA,
     higher_is_better: Mapping[str, bool] | None = None,
-    subjects: Mapping[str, str] | None = None,
     samples: int = SAMPLES,
 ) -> list[dict[str, Any]]:
     """Means with the papers' marks: the best, and an asterisk on what differs from it.
@@ -44,7 +43,6 @@ def marked_table(
         test: the test that sets the asterisk; the papers use the paired t-test.
         alpha: limit of the corrected p.
         higher_is_better: metric -> direction, for metrics that synthmr does not know.
-        subjects: case -> subject, where the case's name does not say it.
         samples: of the bootstrap.
 
     Returns:
@@ -62,7 +60,7 @@ def marked_table(
         groups.setdefault((row["contrast"], row["protocol"], row["metric"]), []).append(row)
     table = []
     for (contrast, protocol, metric), mine in groups.items():
-        values = subject_values(mine, subjects)
+        values = subject_values(mine)
         higher = (higher_is_better or {}).get(metric, direction(metric))
         best = [] if higher is None or len(values) < 2 else best_methods(values, higher)
         best = [] if len(best) == len(values) else best  # all level: there is no best

@@ -15,7 +15,7 @@ import numpy as np
 
 from synthmr.errors import DataError, UsageError, did_you_mean
 from synthmr.evaluate.metrics import HIGHER_IS_BETTER
-from synthmr.evaluate.table import format_score, mean_sd, subject_of
+from synthmr.evaluate.table import format_score, mean_sd, person
 
 Rows = Iterable[Mapping[str, Any]]
 Better = Literal["a", "b", "tie", "unknown"]
@@ -231,18 +231,11 @@ def direction(metric: str) -> bool | None:
     return None
 
 
-def subject_values(rows: Rows, subjects: Mapping[str, str] | None = None) -> dict[str, dict[str, float]]:
-    """Method -> subject -> mean of that subject's values; ``rows`` are of one contrast, protocol and metric.
-
-    Args:
-        rows: as in `synthmr.evaluate.table`.
-        subjects: case -> subject, where the case's name does not say it.
-    """
+def subject_values(rows: Rows) -> dict[str, dict[str, float]]:
+    """Method -> subject -> mean of that subject's values; ``rows`` are of one contrast, protocol and metric."""
     found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        case = str(row["case"])
-        subject = (subjects or {}).get(case) or subject_of(case)
-        found.setdefault(str(row["method"]), {}).setdefault(subject, []).append(float(row["value"]))
+        found.setdefault(str(row["method"]), {}).setdefault(person(row), []).append(float(row["value"]))
     with np.errstate(invalid="ignore"):  # infinity and minus infinity: NaN, which is told later
         return {method: {name: float(np.mean(v)) for name, v in mine.items()} for method, mine in found.items()}
 
@@ -268,7 +261,6 @@ def compare_methods(
     contrast: str,
     reference: str | None = None,
     higher_is_better: bool | None = None,
-    subjects: Mapping[str, str] | None = None,
     samples: int = SAMPLES,
 ) -> list[dict[str, Any]]:
     """Compare every other method with one; p-values are Holm-corrected over these comparisons, each test for itself.
@@ -280,7 +272,6 @@ def compare_methods(
         contrast: of the rows compared.
         reference: the method that the others are compared with; the one with the best mean unless given.
         higher_is_better: the metric's direction, for metrics that synthmr does not know.
-        subjects: case -> subject, where the case's name does not say it.
         samples: of the bootstrap.
 
     Returns:
@@ -293,7 +284,7 @@ def compare_methods(
     """
     rows = list(rows)
     mine = [row for row in rows if (row["contrast"], row["protocol"], row["metric"]) == (contrast, protocol, metric)]
-    values = subject_values(mine, subjects)
+    values = subject_values(mine)
     if not mine:
         there = sorted({f"{row['contrast']} {row['protocol']} {row['metric']}" for row in rows})
         raise UsageError(f"no scores of {contrast} {protocol} {metric}: {did_you_mean(f'{contrast} {protocol} {metric}', there)}")

@@ -1,7 +1,7 @@
 """Score tables: one row a number on disk, mean and standard deviation over subjects for people.
 
 In memory a row's metric carries its region where that is not the protocol's own, ``psnr@lesion``; on disk the region is a
-column of its own, empty for the protocol's own.
+column of its own, empty for the protocol's own. ``subject`` is the person; where it is empty or missing, the case's name says it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from synthmr.errors import DataError
 from synthmr.io.naming import subject_of
 
-COLUMNS = ("case", "method", "contrast", "protocol", "region", "metric", "value")
+COLUMNS = ("case", "subject", "method", "contrast", "protocol", "region", "metric", "value")
 
 #: metric -> (decimals, unit) in printed tables
 _FORMATS: Mapping[str, tuple[int, str]] = {
@@ -39,9 +39,14 @@ _FORMATS: Mapping[str, tuple[int, str]] = {
 
 
 def score_rows(case: str, method: str, contrast: str, protocol: str, scores: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Rows of one prediction under one protocol; ``scores`` is metric -> value."""
-    head = {"case": case, "method": method, "contrast": contrast, "protocol": protocol}
+    """Rows of one prediction under one protocol; ``scores`` is metric -> value. The subject is whom the case's name says."""
+    head = {"case": case, "subject": subject_of(case), "method": method, "contrast": contrast, "protocol": protocol}
     return [{**head, "metric": metric, "value": float(value)} for metric, value in scores.items()]
+
+
+def person(row: Mapping[str, Any]) -> str:
+    """The subject of a row: what it says, else what its case's name says."""
+    return str(row.get("subject") or subject_of(str(row["case"])))
 
 
 def write_metrics(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -57,7 +62,7 @@ def write_metrics(path: Path | str, rows: Iterable[Mapping[str, Any]]) -> None:
     writer.writeheader()
     for row in rows:
         metric, region = split_metric(row["metric"])
-        writer.writerow({**row, "metric": metric, "region": region})
+        writer.writerow({**row, "subject": person(row), "metric": metric, "region": region})
     write_text(path, text.getvalue())
 
 
@@ -70,7 +75,8 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     try:
         with Path(path).open(encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(stream)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
+            columns = tuple(reader.fieldnames or ())
+            if columns not in (COLUMNS, tuple(name for name in COLUMNS if name != "subject")):
                 raise DataError(f"{path} is no metrics table: its first line must be {','.join(COLUMNS)}.")
             found: list[dict[str, Any]] = []
             for row in reader:
@@ -134,7 +140,7 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, str, str], dict[str, list[float]]] = {}
     for row in rows:
         key = (row["protocol"], row["method"], row["contrast"], row["metric"])
-        groups.setdefault(key, {}).setdefault(subject_of(row["case"]), []).append(float(row["value"]))
+        groups.setdefault(key, {}).setdefault(person(row), []).append(float(row["value"]))
     summary = []
     for (protocol, method, contrast, metric), subjects in groups.items():
         mean, sd = mean_sd([float(np.mean(values)) for values in subjects.values()])

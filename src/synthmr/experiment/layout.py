@@ -59,7 +59,7 @@ def values(outcome: Outcome, key: tuple[str, str], metric: str, protocol: str = 
     wanted = REGIONS_PROTOCOL if _of_regions(metric) else protocol
     name = wanted or get_protocol(outcome.experiment.protocol).name
     rows = [row for row in outcome.scores.get(key, ()) if row["metric"] == metric and row["protocol"] == name]
-    found = subject_values(rows, outcome.subjects)
+    found = subject_values(rows)
     return next(iter(found.values()), {})
 
 

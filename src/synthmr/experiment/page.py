@@ -49,8 +49,7 @@ def reopen(folder: Path, data: Path | None = None) -> tuple[runner.Outcome, Path
         if row["method"] in names:
             scores.setdefault(names[row["method"]], []).append(row)
     unscored = {each.row.key: "not run yet" for each in planned if each.config and each.row.key not in scores}
-    subjects = {case.name: case.subject for case in cohort.cases}
-    return runner.Outcome(experiment, options, planned, scores, unscored, runner.data_words(data, cohort), subjects), data
+    return runner.Outcome(experiment, options, planned, scores, unscored, runner.data_words(data, cohort)), data
 
 
 def shown_rows(outcome: runner.Outcome) -> list[runner.Planned]:

@@ -138,7 +138,6 @@ class Outcome:
         scores: row key -> score rows of `synthmr.evaluate.table`, one a subject and metric.
         failed: row key -> why it has no scores though it was planned.
         data: words on the data: folder, cases, subjects.
-        subjects: case -> subject.
     """
 
     experiment: Experiment
@@ -147,7 +146,6 @@ class Outcome:
     scores: Mapping[tuple[str, str], list[dict[str, Any]]]
     failed: Mapping[tuple[str, str], str]
     data: str
-    subjects: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan(experiment: Experiment, contrasts: Sequence[str], options: Options) -> list[Planned]:
@@ -328,8 +326,7 @@ def run(
         except (SynthmrError, MemoryError, RuntimeError) as error:
             failed[each.row.key] = _reason(error)
             say(f"  left out: {failed[each.row.key]}")
-    subjects = {case.name: case.subject for case in cohort.cases}
-    outcome = Outcome(experiment, options, tuple(planned), scores, failed, data_words(data, cohort), subjects)
+    outcome = Outcome(experiment, options, tuple(planned), scores, failed, data_words(data, cohort))
     write_metrics(out / "scores.csv", [row for rows in scores.values() for row in rows])
     return outcome
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from synthmr.evaluate.protocols import PROTOCOLS
 from synthmr.evaluate.statistics import bootstrap_interval, direction
-from synthmr.evaluate.table import format_score, split_metric, subject_of, summarise
+from synthmr.evaluate.table import format_score, person, split_metric, summarise
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -121,7 +121,7 @@ def tables(rows: Rows) -> list[Table]:
         mine = summarise(own)
         metrics = tuple(dict.fromkeys(row["metric"] for row in mine))
         known = PROTOCOLS.get(protocol)
-        subjects = len({subject_of(str(row["case"])) for row in own})
+        subjects = len({person(row) for row in own})
         heads = tuple(column(metric) for metric in metrics)
         words = known.words if known and not region else ""
         means, cases = _means(mine, own, metrics), _cases(own, metrics)
@@ -152,7 +152,7 @@ def _mean_cell(row: Mapping[str, Any], best: Mapping[str, float], rows: Rows) ->
     subjects: dict[str, list[float]] = {}
     for each in rows:
         if (each["method"], each["metric"]) == (row["method"], metric):
-            subjects.setdefault(subject_of(str(each["case"])), []).append(float(each["value"]))
+            subjects.setdefault(person(each), []).append(float(each["value"]))
     values = [sum(each) / len(each) for each in subjects.values()]
     return Cell(number(metric, row["mean"], row["sd"]), best.get(metric) == row["mean"], _interval(metric, values))
 
@@ -232,7 +232,7 @@ def _versus(rows: Rows, one: Mapping[str, Any], other: Mapping[str, Any]) -> str
     size = "∞" if math.isinf(gap) else f"{abs(gap):.2f}"
     by: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        by.setdefault(subject_of(str(row["case"])), {}).setdefault(row["method"], []).append(float(row["value"]))
+        by.setdefault(person(row), {}).setdefault(row["method"], []).append(float(row["value"]))
     pairs = [
         (each[one["method"]], each[other["method"]]) for each in by.values() if one["method"] in each and other["method"] in each
     ]
