@@ -44,6 +44,8 @@ def run_demo(out: Path, subjects: int, seed: int, steps: int, console: Console) 
     """
     from synthmr import pipeline
     from synthmr.evaluate.table import summarise, write_metrics
+    from synthmr.predictions import Kept
+    from synthmr.report.html import MOST_CASES
     from synthmr.report.run_page import write_report
 
     if subjects < 5:
@@ -71,9 +73,11 @@ def run_demo(out: Path, subjects: int, seed: int, steps: int, console: Console) 
         if summary.failed:
             raise UsageError(f"demo synthesis failed: {summary.failed}")
     paths = [runs / method for method in ("hinet", *BASELINES)]
-    rows = pipeline.evaluate(paths, data, "test", [], inference)
+    kept = Kept(MOST_CASES)
+    rows = pipeline.evaluate(paths, data, "test", [], inference, keep=kept.add)
     write_metrics(out / "metrics.csv", rows)
-    write_report(out / "report.html", paths, data, "test", rows, title="synthmr demo", command=f"synthmr demo --seed {seed}")
+    command = f"synthmr demo --seed {seed}"
+    write_report(out / "report.html", paths, data, "test", rows, "synthmr demo", command, figures=kept.all)
     shutil.rmtree(out / "cache", ignore_errors=True)
     console.scores(rows)
     psnr = {r["method"]: r["mean"] for r in summarise(rows) if r["protocol"] == "masked-volume" and r["metric"] == "psnr"}
