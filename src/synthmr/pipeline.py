@@ -339,7 +339,7 @@ def evaluate(
     tissue: str = "",
     keep: Callable[[Predicted], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Predict and score: rows (case, method, contrast, protocol, metric, value).
+    """Predict and score: rows (case, subject, method, contrast, protocol, metric, value).
 
     Args:
         runs: folders; the first one's split is used.

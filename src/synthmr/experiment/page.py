@@ -12,7 +12,7 @@ from synthmr.errors import DataError, UsageError
 from synthmr.experiment import layout, runner, spec
 from synthmr.experiment.cells import Cell, cell_name, trained
 from synthmr.predictions import Predicted, predictions
-from synthmr.report.html import Grid
+from synthmr.report.html import Grid, chosen_cases
 from synthmr.report.run_page import known_data, write_report
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def write(folder: Path, path: Path, data: Path | None = None, command: str = "",
         [experiment.about, *layout.differences(outcome)] if experiment.about else layout.differences(outcome),
         grids,
         aliases=options.aliases,
-        figures=_figures(runs, data, part, options, progress),
+        figures=_figures(runs, data, part, options, chosen_cases(rows), progress),
     )
     return path
 
@@ -111,11 +111,16 @@ def _runs(folder: Path, planned: runner.Planned, options: runner.Options, data: 
 
 
 def _figures(
-    runs: Mapping[str, list[Path]], data: Path, part: str, options: runner.Options, progress: Tick | None
+    runs: Mapping[str, list[Path]],
+    data: Path,
+    part: str,
+    options: runner.Options,
+    cases: set[str] | None,
+    progress: Tick | None,
 ) -> Iterator[Predicted]:
-    """Predictions of the shown rows under their names, fold by fold."""
+    """Predictions of the shown rows under their names, fold by fold, of the cases that the page shows."""
     for each in zip(*runs.values(), strict=True):
-        yield from predictions(list(each), data, part, None, options.aliases, progress=progress, names=list(runs))
+        yield from predictions(list(each), data, part, None, options.aliases, None, progress, names=list(runs), cases=cases)
 
 
 __all__ = ["UsageError", "is_experiment", "reopen", "shown_rows", "write"]
