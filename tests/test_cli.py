@@ -82,7 +82,7 @@ def test_train_synthesize_evaluate(synthmr: Run, phantom: Path, hinet_run: Path,
     table = tmp_path / "metrics.csv"
     synthmr("evaluate", linear_run, phantom, "--against", hinet_run, "--out", table)
     rows = list(csv.DictReader(table.read_text().splitlines()))
-    assert list(rows[0]) == ["case", "method", "contrast", "protocol", "region", "metric", "value"]
+    assert list(rows[0]) == ["case", "subject", "method", "contrast", "protocol", "region", "metric", "value"]
     assert {row["protocol"] for row in rows} == {"masked-volume"}
     assert {row["metric"] for row in rows} >= {"psnr", "ssim", "nmse", "nrmse", "mae"}
     assert {row["method"] for row in rows} == {"linear", "hinet"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -309,10 +310,12 @@ def test_evaluate_prints_and_writes_the_regions(run: Path, data: Path, tmp_path:
     table = tmp_path / "metrics.csv"
     text = call("evaluate", run, data, "--protocol", "masked-volume", "--out", table)
     assert PROTOCOL in text and all(metric in text for metric in ("dice_WT", "assd_TC", "dice_ET"))
-    rows = [line.split(",") for line in table.read_text().splitlines()[1:]]
-    found = {row[5]: float(row[6]) for row in rows if row[3] == PROTOCOL}
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    found = {row["metric"]: float(row["value"]) for row in rows if row["protocol"] == PROTOCOL}
     assert tuple(found) == METRICS
-    assert {(row[0], row[1], row[2]) for row in rows if row[3] == PROTOCOL} == {("sub-004", "mafnet", "segmentation")}
+    assert {(row["case"], row["method"], row["contrast"]) for row in rows if row["protocol"] == PROTOCOL} == {
+        ("sub-004", "mafnet", "segmentation")
+    }
     # by hand, from files
     loaded = load_run(run)
     case = prepare_case(pipeline.index(data).case("sub-004"), (*GIVEN, TARGET), loaded.config.prepare, (TARGET,))
@@ -320,7 +323,7 @@ def test_evaluate_prints_and_writes_the_regions(run: Path, data: Path, tmp_path:
     assert case.segmentation is not None and loaded.method.label_convention == "brats2017"
     expected = score_segmentation(predicted, to_classes(case.segmentation), case.spacing)
     assert found == pytest.approx(expected, rel=1e-6)
-    assert any(row[3] == "masked-volume" and row[2] == TARGET for row in rows)
+    assert any(row["protocol"] == "masked-volume" and row["contrast"] == TARGET for row in rows)
 
 
 def test_runs_that_cannot_give_maps(run: Path, data: Path, cache: Path, tmp_path: Path, call: Call) -> None:

@@ -151,7 +151,7 @@ def test_defaults_then_preset_then_file_then_settings() -> None:
     assert build().train.lr == 1e-3
     config = build(HiNet, "train.lr=3e-4", "filters=8", yaml=file)
     assert (config.train.lr, config.train.warmup) == (3e-4, 7)
-    assert (config.options.filters, config.options.gan, config.options.l1_weight) == (8, "log", 100.0)
+    assert (config.options.filters, config.options.gan, config.options.l1_weight) == (8, "log", 300.0)
     assert config.augment.flip == 0.5  # the preset's
     assert config.train.beta2 == 0.999  # the default
 

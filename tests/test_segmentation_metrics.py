@@ -403,7 +403,8 @@ def test_rows_go_through_the_score_table(tmp_path: Path) -> None:
     rows += segmentation_rows("sub-2", "mafnet", score_segmentation(nothing, some, ISO))
     assert len(rows) == 2 * len(METRICS)
     assert rows[0] == {
-        "case": "sub-1", "method": "mafnet", "contrast": "segmentation", "protocol": PROTOCOL, "metric": "dice_WT", "value": 1.0,
+        "case": "sub-1", "subject": "sub-1", "method": "mafnet", "contrast": "segmentation", "protocol": PROTOCOL,
+        "metric": "dice_WT", "value": 1.0,
     }  # fmt: skip
     path = tmp_path / "metrics.csv"
     write_metrics(path, rows)
