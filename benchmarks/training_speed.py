@@ -91,7 +91,8 @@ def main() -> None:
         words = ", ".join(f"{kind} {value:.2f} dB" for kind, value in scores.items())
         lines.append(f"validation PSNR after {args.score_steps} steps from one seed: {words}")
     command = (
-        f"python benchmarks/training_speed.py STORE --steps {args.steps} --filters {args.filters} --score-steps {args.score_steps}"
+        f"python benchmarks/training_speed.py STORE --steps {args.steps} --filters {args.filters} --repeats {args.repeats}"
+        f" --score-steps {args.score_steps}"
     )
     write("training_speed", command, result, "\n".join(lines))
 
