@@ -22,6 +22,22 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture
+def one_thread() -> None:
+    """Small networks are slower on several threads. For a whole file: ``pytestmark = pytest.mark.usefixtures("one_thread")``."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six subjects of `experiment_data` with a split. Read only."""
+    from experiment_data import PARTS, make_cohort
+
+    return make_cohort(tmp_path_factory.mktemp("experiment") / "cohort", splits=PARTS)
+
+
 @pytest.fixture(scope="session")
 def synthmr(cache: Path) -> Run:
     """Call the command line in a process of its own: ``synthmr("train", "hinet", ...)``."""

@@ -15,6 +15,8 @@ from synthmr import pipeline
 from synthmr.config import RunConfig
 from synthmr.experiment.spec import Experiment, parse
 
+#: case -> part of its split
+PARTS = {"P01": "train", "P02": "train", "P03": "train", "P04": "validation", "P05": "test", "P06": "test"}
 #: a network that trains in a second; a checkpoint after every step
 SMALL = (
     "options.filters=4",

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from conftest import Run
 from experiment_data import config, make_cohort
 from synthmr import cli, pipeline
 from synthmr.experiment import spec
 from synthmr.run import RunFolder
-
-PARTS = {"P01": "train", "P02": "train", "P03": "train", "P04": "validation", "P05": "test", "P06": "test"}
 
 #: two rows that need no steps, one that is missing, one that the data cannot run; a name with a space
 TABLE = """
@@ -43,15 +40,7 @@ notes: [This is a test.]
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six subjects with a split. Read only."""
-    return make_cohort(tmp_path_factory.mktemp("cli") / "cohort", splits=PARTS)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from experiment_data import Watch, config, make_cohort, one_line
 from synthmr import pipeline
@@ -18,10 +17,7 @@ from synthmr.errors import DataError, UsageError
 from synthmr.experiment.crossval import cross_validate
 from synthmr.run import RunFolder
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from experiment_data import Live, Watch, config, make_cohort, one_line
+from experiment_data import PARTS, Live, Watch, config, make_cohort, one_line
 from synthmr import pipeline
 from synthmr.data.split import Split
 from synthmr.errors import DataError, RunError, UsageError
@@ -23,13 +22,10 @@ from synthmr.experiment import cells
 from synthmr.experiment.cells import Cell, Scoring, busy_words, cell_name, locked, score_cell, train_cell
 from synthmr.run import RunFolder
 
-PARTS = {"P01": "train", "P02": "train", "P03": "train", "P04": "validation", "P05": "test", "P06": "test"}
 HERE = socket.gethostname()
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

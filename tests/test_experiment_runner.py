@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from experiment_data import SMALL, Live, Watch, make_cohort, one_line, table
+from experiment_data import PARTS, SMALL, Live, Watch, make_cohort, one_line, table
 from synthmr import pipeline
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.table import read_metrics
@@ -21,21 +20,12 @@ from synthmr.experiment.spec import Experiment
 from synthmr.run import RunFolder
 
 ALL = ("T1w", "T1ce", "T2w", "FLAIR")
-PARTS = {"P01": "train", "P02": "train", "P03": "train", "P04": "validation", "P05": "test", "P06": "test"}
 #: two rows that need no steps
 LINEAR, COPY = {"name": "linear"}, {"name": "copy", "method": "copy"}
 TWO = table(LINEAR, COPY)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six subjects with a split. Read only."""
-    return make_cohort(tmp_path_factory.mktemp("runner") / "cohort", splits=PARTS)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,7 @@ from synthmr.run import load_run
 SOURCES = ("T1w", "T2w")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- a method whose maps are known ----------------------------------------------------------------------------------------

@@ -33,9 +33,7 @@ TINY: dict[str, Any] = {"filters": 4, "blocks": 5, "discriminator_filters": 4, "
 CPU = Runtime(accelerator="cpu")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(sources: tuple[str, ...] = SOURCES, **options: Any) -> Cut:

@@ -35,9 +35,7 @@ from synthmr.train.schedule import learning_rate
 SOURCES, TARGETS = ("T1w", "T2w"), ("FLAIR",)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def count(module: nn.Module | None) -> int:

@@ -41,9 +41,7 @@ TABLE_V: Mapping[str, Mapping[str, str]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def count(module: nn.Module | None) -> int:

@@ -24,9 +24,7 @@ SOURCES, TARGETS = ("T1w", "T2w"), ("FLAIR",)
 ROWS: Mapping[str, Mapping[str, Any]] = {"cGAN + L1": {}, "cGAN": {"l1_weight": 0.0}, "L1": {"gan": "none"}}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def count(module: nn.Module | None) -> int:

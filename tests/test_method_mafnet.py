@@ -35,9 +35,7 @@ TINY: dict[str, Any] = {
 CPU = Runtime(accelerator="cpu")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,7 @@ SOURCES, TARGETS = ("T1w", "T2w", "PDw"), ("FLAIR", "T1ce")
 SUBSETS = [names for count in (1, 2, 3) for names in itertools.combinations(SOURCES, count)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(sources: Sequence[str] = SOURCES, targets: Sequence[str] = TARGETS, seed: int = 0, **options: Any) -> Milr:

@@ -11,10 +11,7 @@ from synthmr.batch import Batch
 from synthmr.errors import UsageError
 from synthmr.methods.unet import UNet, UNetOptions
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(*names: str, size: tuple[int, int] = (32, 48), count: int = 2) -> Batch:

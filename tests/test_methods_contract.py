@@ -116,9 +116,7 @@ def make(name: str, seed: int = 0, sources: Sequence[str] = (), targets: Sequenc
     return kind(kind.Options(**chosen), sources or own[0], targets or own[1])
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

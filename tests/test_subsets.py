@@ -13,26 +13,17 @@ import numpy as np
 import pytest
 import torch
 
-from experiment_data import Live, Watch, config, make_cohort, one_line
+from experiment_data import PARTS, Live, Watch, config, make_cohort, one_line
 from synthmr import pipeline
 from synthmr.errors import DataError, UsageError
 from synthmr.experiment import subsets
 from synthmr.experiment.subsets import EACH, ONE, gains, main_metric, plot, score_subsets, subsets_of, table
 from synthmr.run import RunFolder
 
-PARTS = {"P01": "train", "P02": "train", "P03": "train", "P04": "validation", "P05": "test", "P06": "test"}
 THREE = "T1w,T2w,T1ce"
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six subjects with a split. Read only."""
-    return make_cohort(tmp_path_factory.mktemp("subsets") / "cohort", splits=PARTS)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

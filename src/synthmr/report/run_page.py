@@ -68,7 +68,8 @@ def write_report(
     if figures is None:
         figures = predictions(runs, data, split, None, aliases, split_file, progress, cases=html.chosen_cases(rows))
     cases = (figure_case(predicted, rows) for predicted in figures)
-    logs = {folder.config.method: folder.records() for folder in folders if any("lr" in record for record in folder.records())}
+    records = {folder.config.method: folder.records() for folder in folders}
+    logs = {method: found for method, found in records.items() if any("lr" in record for record in found)}
     configs = {names[run]: to_dict(folder.config) for run, folder in zip(runs, folders, strict=True)}
     page = html.ReportData(title, command, rows, cases, config=configs, info=info, logs=logs, notes=notes, grids=grids)
     html.write_report(path, page)

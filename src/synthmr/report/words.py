@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthmr.evaluate.protocols import PROTOCOLS
-from synthmr.evaluate.statistics import bootstrap_interval, direction
+from synthmr.evaluate.statistics import bootstrap_interval, direction, subject_values
 from synthmr.evaluate.table import format_score, person, split_metric, summarise
 
 Rows = Sequence[Mapping[str, Any]]
@@ -149,11 +149,8 @@ def _means(summary: Rows, rows: Rows, metrics: Sequence[str]) -> tuple[Line, ...
 
 def _mean_cell(row: Mapping[str, Any], best: Mapping[str, float], rows: Rows) -> Cell:
     metric = row["metric"]
-    subjects: dict[str, list[float]] = {}
-    for each in rows:
-        if (each["method"], each["metric"]) == (row["method"], metric):
-            subjects.setdefault(person(each), []).append(float(each["value"]))
-    values = [sum(each) / len(each) for each in subjects.values()]
+    own = [each for each in rows if (each["method"], each["metric"]) == (row["method"], metric)]
+    values = list(subject_values(own)[row["method"]].values())
     return Cell(number(metric, row["mean"], row["sd"]), best.get(metric) == row["mean"], _interval(metric, values))
 
 
@@ -230,13 +227,10 @@ def _versus(rows: Rows, one: Mapping[str, Any], other: Mapping[str, Any]) -> str
     if math.isnan(gap):  # infinite against infinite
         gap = 0.0
     size = "∞" if math.isinf(gap) else f"{abs(gap):.2f}"
-    by: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        by.setdefault(person(row), {}).setdefault(row["method"], []).append(float(row["value"]))
-    pairs = [
-        (each[one["method"]], each[other["method"]]) for each in by.values() if one["method"] in each and other["method"] in each
-    ]
-    wins = sum(sum(a) / len(a) > sum(b) / len(b) for a, b in pairs)
+    scores = subject_values(rows)
+    mine, theirs = scores[one["method"]], scores[other["method"]]
+    common = mine.keys() & theirs.keys()
+    wins = sum(mine[subject] > theirs[subject] for subject in common)
     side = "level with" if size == "0.00" else f"{size} dB {'above' if gap > 0 else 'below'}"
-    text = f"{side} {other['method']} (better in {wins} of {_count(len(pairs), 'subject')})"
+    text = f"{side} {other['method']} (better in {wins} of {_count(len(common), 'subject')})"
     return f"{one['method']} is {text}" if one["method"] not in BASELINES and other["method"] in BASELINES and gap <= 0 else text
