@@ -4,7 +4,8 @@
 
 ``flair``: T1w+T2w -> FLAIR. ``t1ce``: T1w+T2w+FLAIR -> T1ce, where MAF-Net segments tumours too, once with its synthetic T1ce
 and once without (Table I, first row), and MILR, trained once, is scored from all seven subsets of its sources: with its preset,
-and with half the filters and stronger changes of the sources' intensities (``milr-robust``).
+and with half the filters and stronger changes of the sources' intensities (``milr-robust``). ``grey`` is the mean of the
+training targets everywhere in the brain; ``cut-brain`` is CUT with what MAF-Net's preset adds to its paper.
 
 Training runs on one thread under `cpu_clock.py`: a budget of 12 minutes is 12 minutes of CPU time, validation included, so that a
 busy machine changes nothing but the wall clock. Runs that are finished are not repeated. The scores are of protocol
@@ -23,6 +24,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
+
 from common import clocked, write
 from quality_hinet import affine_fit, decibel
 from synthmr import pipeline
@@ -37,10 +40,13 @@ from synthmr.run import load_run
 
 HELD, PARTS = ("validation", "test"), ("validation", "test", "train")
 TASKS: dict[str, tuple[str, str]] = {"flair": ("T1w,T2w", "FLAIR"), "t1ce": ("T1w,T2w,FLAIR", "T1ce")}
+# what MAF-Net's preset has and CUT's has not
+AIDS = ("options.brain=true", "options.discriminator_steps=3", "options.discriminator_scale=2", "sample.min_brain=0.2")
 ROBUST = ("options.filters=8", "augment.gamma=0.8", "augment.curve=0.5", "augment.gain=0.25")
 PLANS: dict[str, dict[str, list[str]]] = {
     "flair": {
         **{name: [name] for name in ("copy", "linear", "unet", "hinet", "milr", "disentangled", "imt", "cut", "cyclegan")},
+        "cut-brain": ["cut", *(word for key in AIDS for word in ("--set", key))],
         # its synthesis alone: the joint stage is for T1ce
         "mafnet": ["mafnet", "--set", "options.segmenter=false"],
     },
@@ -64,6 +70,33 @@ def train(task: str, plan: str, data: Path, run: Path, minutes: float) -> None:
     if run.exists():
         call.append("--resume")
     clocked("-q", "train", *call)
+
+
+def measure_grey(run: Path, data: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """`measure` of a prediction that shows nothing: the mean of the training targets everywhere in the brain.
+
+    Args:
+        run: whose split, target and normaliser are used.
+        data: the cases.
+    """
+    protocol = get_protocol("masked-volume")
+    inputs = {
+        part: {
+            predicted.prepared.name: score_input(image, predicted.prepared, predicted.target)
+            for predicted in predictions([run], data, part)
+            for image in predicted.images.values()
+        }
+        for part in PARTS
+    }
+    level = mean(float(each.truth[each.mask].mean()) for each in inputs["train"].values())
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for part, cases in inputs.items():
+        found[part] = {}
+        for name, each in cases.items():
+            truth = each.truth[each.mask].astype(float)
+            grey = replace(each, prediction=np.full_like(each.prediction, level))
+            found[part][name] = {**score(grey, protocol), "structure": decibel(truth - truth.mean())}
+    return found
 
 
 def measure(run: Path, data: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -189,6 +222,11 @@ def main() -> None:
         if not path.is_file():
             path.write_text(json.dumps(measure(run, words.data)))
         results[plan] = {"info": info["result"], "scores": json.loads(path.read_text())}
+        if plan == "copy":
+            path = kept / f"grey_{info['hash']}.json"
+            if not path.is_file():
+                path.write_text(json.dumps(measure_grey(run, words.data)))
+            results["grey"] = {"info": {}, "scores": json.loads(path.read_text())}
     head = f"{'':16s}{'psnr dB':>9s}{'ssim':>9s}{'nmse':>9s}{'struct.':>9s}{'train':>8s}{'steps':>7s}{'steps/s':>8s}{'RSS GB':>8s}"
     lines = [f"{TASKS[words.task][0]} -> {TASKS[words.task][1]}, masked-volume, validation and test subjects", ""]
     lines += [head + "  psnr of each", *(row(plan, entry["scores"], entry["info"]) for plan, entry in results.items())]
@@ -197,7 +235,7 @@ def main() -> None:
     record: dict[str, Any] = {"task": words.task, "minutes": words.minutes, "seed": 0, "runs": results}
     if words.task == "t1ce":
         record["subsets"] = {}
-        for plan in [plan for plan in results if PLANS["t1ce"][plan][0] == "milr"]:
+        for plan in [plan for plan in plans if plan in results and PLANS["t1ce"][plan][0] == "milr"]:
             path = kept / f"subsets_{plan}_{load_run(runs[plan]).info['hash']}.json"
             if not path.is_file():
                 both = {"held-out": subsets(runs[plan], words.data), "train": subsets(runs[plan], words.data, ["train"])}

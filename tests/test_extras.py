@@ -190,7 +190,8 @@ def test_a_table_holds_the_segmentation_once_beside_the_images() -> None:
 GIVEN, TARGET = ("T1w", "T2w", "FLAIR"), "T1ce"
 SMALL = [
     "options.filters=4", "options.encoder_blocks=1", "options.decoder_blocks=0", "options.layers=0,4,8", "options.hidden=8",
-    "options.discriminator_filters=4", "options.segmenter_filters=4", "options.patches=16", "options.alone=0.34",
+    "options.discriminator_filters=4", "options.discriminator_scale=1", "options.segmenter_filters=4", "options.patches=16",
+    "options.alone=0.34",
     "sample.batch=2", "train.images=false", "train.precision=32", "train.validate_every=3",
 ]  # fmt: skip
 

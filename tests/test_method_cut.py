@@ -292,7 +292,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "cyclegan": {"blocks": 1, "discriminator_filters": 4},
     "mafnet": {
         "encoder_blocks": 1, "decoder_blocks": 0, "discriminator_filters": 4, "hidden": 8, "patches": 16, "layers": (0, 4),
-        "segmenter_filters": 4, "alone": 0.5,
+        "segmenter_filters": 4, "alone": 0.5, "discriminator_scale": 1,
     },
 }  # fmt: skip
 

@@ -340,11 +340,13 @@ def test_vectors_are_those_of_their_places_and_of_length_1() -> None:
     heads[0] = nn.Identity()
     image = torch.randn(2, 4, 3, 5)
     at = torch.tensor([14, 0, 6])
-    found = heads.vectors([image], [at])[0]
+    found = heads.vectors([image], [at.expand(2, -1)])[0]
     for row, place in enumerate(at.tolist()):
         torch.testing.assert_close(found[:, row], F.normalize(image[:, :, place // 5, place % 5], dim=1))
     deep = PatchHeads([1, 16], 8)
-    vectors = deep.vectors([torch.randn(2, 1, 3, 3), torch.randn(2, 16, 3, 3)], [torch.arange(9), torch.arange(4)])
+    vectors = deep.vectors(
+        [torch.randn(2, 1, 3, 3), torch.randn(2, 16, 3, 3)], [torch.arange(9).expand(2, -1), torch.arange(4).expand(2, -1)]
+    )
     assert [tuple(each.shape) for each in vectors] == [(2, 9, 8), (2, 4, 8)]
     assert all(torch.allclose(each.norm(dim=2), torch.ones(())) for each in vectors)
     head = deep[1]
@@ -357,14 +359,15 @@ def test_vectors_are_those_of_their_places_and_of_length_1() -> None:
 def test_places_are_distinct_no_more_than_there_are_and_drawn_by_the_seed() -> None:
     features = [torch.zeros(2, 1, 4, 5), torch.zeros(2, 3, 2, 2)]
     torch.manual_seed(3)
-    many, few = draw_places(features, 12)
+    many, few = (each[0] for each in draw_places(features, 12))
+    assert [tuple(each.shape) for each in draw_places(features, 12)] == [(2, 12), (2, 4)]
     assert (len(many), len(few)) == (12, 4)
     assert len(set(many.tolist())) == 12 and sorted(few.tolist()) == [0, 1, 2, 3] and 0 <= int(many.min()) <= int(many.max()) < 20
     torch.manual_seed(3)
-    again = draw_places(features, 12)
+    again = [each[1] for each in draw_places(features, 12)]  # the same places in both samples
     assert torch.equal(again[0], many) and torch.equal(again[1], few)
-    assert not torch.equal(draw_places(features, 12)[0], many)
-    seen = {place for _ in range(30) for place in draw_places(features[:1], 3)[0].tolist()}
+    assert not torch.equal(draw_places(features, 12)[0][0], many)
+    seen = {place for _ in range(30) for place in draw_places(features[:1], 3)[0][0].tolist()}
     assert seen == set(range(20))
 
 

@@ -12,7 +12,8 @@ What differs, and why:
   target or a generated image, that one image stands on all N.
 - The public code's least-squares objective, antialiased down- and upsampling and layers 0, 4, 8, 12, 16 are the defaults.
 - Section 3 sums the loss over layers and places; ours is the mean, as in the public code.
-- ``skip`` is ours and off by default: see `parts.resnet.Skip`.
+- ``skip`` is ours and off by default: see `parts.resnet.Skip`. So are ``brain``, ``discriminator_steps`` and
+  ``discriminator_scale``: see `parts.unpaired`.
 - ``sample.paired=on`` draws both sides from one subject. ``l1_weight`` then adds a supervised L1; without pairs it is refused.
 """
 
@@ -34,6 +35,7 @@ from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_
 from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
 from synthmr.methods.parts.resnet import LEAST, ResnetDecoder, ResnetEncoder, Skip
+from synthmr.methods.parts.unpaired import on_background, shrink
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -56,6 +58,10 @@ class CutOptions:
         temperature: tau.
         l1_weight: of a supervised L1; needs sample.paired=on.
         discriminator_rate: the discriminator's learning rate as a factor of the generator's.
+        discriminator_steps: its updates on each batch; one in the paper.
+        discriminator_scale: it judges images shrunk by this factor; 1 in the paper.
+        brain: compare places of the brain alone, and judge a generated image with the background that the result will have;
+            not in the paper.
         skip: the generator adds what it draws to its input; not in the paper.
     """
 
@@ -72,12 +78,15 @@ class CutOptions:
     temperature: float = 0.07
     l1_weight: float = 0.0
     discriminator_rate: float = 1.0
+    discriminator_steps: int = 1
+    discriminator_scale: int = 1
+    brain: bool = False
     skip: bool = False
 
     def __post_init__(self) -> None:
         if self.gan not in OBJECTIVES:
             raise UsageError(f"options.gan={self.gan!r}: {did_you_mean(self.gan, OBJECTIVES)}")
-        for key in ("filters", "blocks", "discriminator_filters", "hidden"):
+        for key in ("filters", "blocks", "discriminator_filters", "hidden", "discriminator_steps", "discriminator_scale"):
             if getattr(self, key) < 1:
                 raise UsageError(f"options.{key}={getattr(self, key)}: at least 1.")
         if self.patches < 2 or not 0 < self.temperature < math.inf:
@@ -178,10 +187,15 @@ class Cut(NeuralMethod):
         """D's own learning rate."""
         return {"D": {"rate": self.options.discriminator_rate, "betas": (0.5, 0.999), "weight_decay": 0.0}}
 
-    def _nce(self, generated: Tensor, source: Sequence[Tensor]) -> Tensor:
+    def _nce(self, generated: Tensor, source: Sequence[Tensor], within: Tensor | None = None) -> Tensor:
         """PatchNCE of a generated image ``(B, 1, H, W)`` against the encoder's maps of what it was made from."""
         maps = self.generator.features(self._on_all(generated))
-        return patch_nce(self.heads, maps, source, self.options.patches, self.options.temperature)
+        return patch_nce(self.heads, maps, source, self.options.patches, self.options.temperature, within)
+
+    def _judge(self, image: Tensor) -> Tensor:
+        """D's scores of an image ``(B, 1, H, W)``."""
+        scores: Tensor = self.discriminator(shrink(image, self.options.discriminator_scale))
+        return scores
 
     def _on_all(self, image: Tensor) -> Tensor:
         """One image on all input channels: ``(B, 1, H, W) -> (B, N, H, W)``."""
@@ -194,21 +208,28 @@ class Cut(NeuralMethod):
             UsageError: the images are too small for the discriminator, or an L1 is asked for without pairs.
         """
         options = self.options
-        check_judged(batch.images[self.targets[0]], self.spec.name)
+        real = batch.images[self.targets[0]]
+        check_judged(real, self.spec.name, options.discriminator_scale)
         if options.l1_weight and not batch.paired:
             raise UsageError(f"options.l1_weight={options.l1_weight:g} needs the truth of each sample; add --set sample.paired=on.")
-        real = batch.images[self.targets[0]]
         fake, source = self.generator(batch.stack(self.sources))
-        d_loss = discriminator_loss(self.discriminator(real), self.discriminator(fake.detach()), options.gan)
-        update("D", d_loss)
+        brain = batch.mask if options.brain else None
+        assert self.spec.output_range is not None
+        background = self.spec.output_range[0]
+        fake = on_background(fake, brain, background)
+        for _ in range(options.discriminator_steps):
+            d_loss = discriminator_loss(self._judge(real), self._judge(fake.detach()), options.gan)
+            update("D", d_loss)
 
-        adversarial = generator_loss(self.discriminator(fake), options.gan)
+        adversarial = generator_loss(self._judge(fake), options.gan)
         losses = {"G_gan": options.gan_weight * adversarial}
         if options.nce_weight:
-            losses["G_nce"] = options.nce_weight * self._nce(fake, source)
+            losses["G_nce"] = options.nce_weight * self._nce(fake, source, brain)
         if options.identity_weight:
             same, maps = self.generator(self._on_all(real))
-            losses["G_idt"] = options.identity_weight * self._nce(same, maps)
+            # without pairs the batch's mask is of another subject
+            own = None if brain is None else real > background
+            losses["G_idt"] = options.identity_weight * self._nce(same, maps, own)
         if options.l1_weight:
             losses["G_l1"] = options.l1_weight * F.l1_loss(fake.float(), real)
         update("G", torch.stack(list(losses.values())).sum())

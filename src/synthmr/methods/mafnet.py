@@ -23,7 +23,8 @@ Where the paper is silent or contradicts itself:
 - Eq. 6 weighs synthesis by 1e-3 for the generator; the discriminator's own objective needs no weight. The heads H learn with G.
 - "10 epochs, then 100 more": the synthesis is trained alone for that share of the run (``alone``).
 - PSNR says nothing of the segmentation, so in the joint stage the last weights are kept, not those of the best PSNR.
-- ``skip`` is ours and off by default: see `parts.resnet.Skip`.
+- ``skip`` is ours and off by default: see `parts.resnet.Skip`. So are ``brain``, ``discriminator_steps`` and
+  ``discriminator_scale``: see `parts.unpaired`.
 - No schedule is given; constant. Slices with tumour are drawn where every training case has a segmentation.
 """
 
@@ -48,6 +49,7 @@ from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
 from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder, Skip
 from synthmr.methods.parts.tumour import CLASSES, CONVENTIONS, convention_of, to_classes
+from synthmr.methods.parts.unpaired import on_background, shrink
 
 FUSIONS = ("maf", "mean", "single")
 JOINT = ("auto", "true", "false")
@@ -84,6 +86,10 @@ class MafNetOptions:
         hidden: length of the vectors that are compared.
         temperature: tau of Eq. 4.
         discriminator_rate: the discriminator's learning rate as a factor of the generator's; a half in the paper.
+        discriminator_steps: its updates on each batch; one in the paper.
+        discriminator_scale: it judges images shrunk by this factor; 1 in the paper.
+        brain: compare places of the brain alone, and judge a generated image with the background that the result will have;
+            not in the paper.
         skip: the generator adds what it draws to its input; not in the paper.
     """
 
@@ -108,6 +114,9 @@ class MafNetOptions:
     hidden: int = 256
     temperature: float = 0.07
     discriminator_rate: float = 0.5
+    discriminator_steps: int = 1
+    discriminator_scale: int = 1
+    brain: bool = False
     skip: bool = False
 
     def __post_init__(self) -> None:
@@ -121,7 +130,8 @@ class MafNetOptions:
         for key, allowed in words.items():
             if getattr(self, key) not in allowed:
                 raise UsageError(f"options.{key}={getattr(self, key)!r}: {did_you_mean(str(getattr(self, key)), allowed)}")
-        for key in ("filters", "encoder_blocks", "discriminator_filters", "segmenter_filters", "hidden"):
+        counts = ("filters", "encoder_blocks", "discriminator_filters", "segmenter_filters", "hidden")
+        for key in (*counts, "discriminator_steps", "discriminator_scale"):
             if getattr(self, key) < 1:
                 raise UsageError(f"options.{key}={getattr(self, key)}: at least 1.")
         for key, fits, allowed in (
@@ -254,9 +264,15 @@ class MafNet(NeuralMethod):
         },
         "fast": {
             "options.filters": 12,
-            "options.encoder_blocks": 5,
-            "options.decoder_blocks": 1,
+            # early fusion: eight passes through an encoder a step and two through the decoder
+            "options.encoder_blocks": 2,
+            "options.decoder_blocks": 4,
+            "options.layers": (0, 4, 8, 12, 13),
             "options.discriminator_filters": 16,
+            "options.discriminator_rate": 1.0,
+            "options.discriminator_steps": 3,
+            "options.discriminator_scale": 2,
+            "options.brain": True,
             "options.segmenter_filters": 16,
             "options.segmenter_rate": 2.5,
             "options.alone": 0.3,
@@ -264,6 +280,7 @@ class MafNet(NeuralMethod):
             "options.hidden": 64,
             "options.patches": 128,
             "sample.batch": 2,
+            "sample.min_brain": 0.2,
             "augment.flip": 0.5,
             "train.minutes": 12.0,
             "train.lr": 4e-4,
@@ -354,16 +371,27 @@ class MafNet(NeuralMethod):
 
     # --- losses
 
-    def contrast(self, generated: Tensor, compared: Sequence[Sequence[Tensor]]) -> Tensor:
+    def contrast(self, generated: Tensor, compared: Sequence[Sequence[Tensor]], within: Tensor | None = None) -> Tensor:
         """Mean over encoders of L_PatchNCE (Eq. 1, 3): a generated image ``(B, 1, H, W)`` against what it was made from."""
         options = self.options
         losses = [
-            patch_nce(heads, maps, source, options.patches, options.temperature)
+            patch_nce(heads, maps, source, options.patches, options.temperature, within)
             for heads, maps, source in zip(
                 cast(Iterable[PatchHeads], self.heads), self.generator.features(generated), compared, strict=True
             )
         ]
         return torch.stack(losses).mean()
+
+    @property
+    def background(self) -> float:
+        """Normalised intensity outside the brain."""
+        assert self.spec.output_range is not None
+        return self.spec.output_range[0]
+
+    def judge(self, image: Tensor) -> Tensor:
+        """D's scores of an image ``(B, 1, H, W)``."""
+        scores: Tensor = self.discriminator(shrink(image, self.options.discriminator_scale))
+        return scores
 
     def segment(self, batch: Batch, synthetic: Tensor) -> Tensor:
         """Scores of the four classes, ``(B, 4, H, W)`` float32, from the sources and, unless left out, the synthetic target.
@@ -391,19 +419,24 @@ class MafNet(NeuralMethod):
             UsageError: the images are too small for the discriminator.
         """
         options = self.options
-        check_judged(batch.images[self.targets[0]], self.spec.name)
         real = batch.images[self.targets[0]]
+        check_judged(real, self.spec.name, options.discriminator_scale)
         fake, compared = self.generator([batch.images[name] for name in self.sources])
-        d_loss = discriminator_loss(self.discriminator(real), self.discriminator(fake.detach()), options.gan)
-        update("D", d_loss)
+        brain = batch.mask if options.brain else None
+        fake = on_background(fake, brain, self.background)
+        for _ in range(options.discriminator_steps):
+            d_loss = discriminator_loss(self.judge(real), self.judge(fake.detach()), options.gan)
+            update("D", d_loss)
 
-        adversarial = generator_loss(self.discriminator(fake), options.gan)
+        adversarial = generator_loss(self.judge(fake), options.gan)
         losses = {"G_gan": adversarial}
         if options.nce_weight:
-            losses["G_nce"] = options.nce_weight * self.contrast(fake, compared)
+            losses["G_nce"] = options.nce_weight * self.contrast(fake, compared, brain)
         if options.identity_weight:
             same, maps = self.generator([real] * len(self.sources))
-            losses["G_idt"] = options.identity_weight * self.contrast(same, maps)
+            # the batch's mask is of the sources' subject
+            own = None if brain is None else real > self.background
+            losses["G_idt"] = options.identity_weight * self.contrast(same, maps, own)
         synthesis = torch.stack(list(losses.values())).sum()
         logs = {"D": d_loss.detach(), **{name: loss.detach() for name, loss in losses.items()}}
         alone = self.progress < options.alone or int(self.convention) == NO_LABELS
@@ -436,7 +469,9 @@ class MafNet(NeuralMethod):
         sources, _ = check_wanted(self, batch, None)
         images = [batch.images[each] for each in sources]
         if name == "segmentation":
-            return {name: self.segment(batch, self.generator(images)[0]).softmax(dim=1)}
+            brain = batch.mask if self.options.brain else None
+            synthetic = on_background(self.generator(images)[0], brain, self.background)
+            return {name: self.segment(batch, synthetic).softmax(dim=1)}
         _, weights = self.generator.fuse(self.generator.encode(images)[0])
         if weights is None:
             raise UsageError("this run of mafnet has no attention.")

@@ -34,15 +34,16 @@ class PatchGAN(nn.Sequential):
         self.apply(init_normal)
 
 
-def check_judged(image: Tensor, name: str) -> None:
-    """Check that a PatchGAN can judge images ``(B, C, H, W)`` of this size.
+def check_judged(image: Tensor, name: str, scale: int = 1) -> None:
+    """Check that a PatchGAN can judge images ``(B, C, H, W)`` of this size, shrunk by ``scale``.
 
     Raises:
         UsageError: it cannot.
     """
     height, width = image.shape[2:]
-    if min(height, width) < LEAST:
+    least = scale * LEAST
+    if min(height, width) < least:
         raise UsageError(
-            f"{name}'s discriminator needs images of {LEAST}x{LEAST} or more and was given {height}x{width};"
-            " enlarge sample.patch or sample.crop."
+            f"{name}'s discriminator needs images of {least}x{least} or more and was given {height}x{width};"
+            f" enlarge sample.patch or sample.crop{', or set options.discriminator_scale=1' if scale > 1 else ''}."
         )

@@ -37,17 +37,37 @@ class PatchHeads(nn.ModuleList):
                 nn.init.zeros_(module.bias)
 
     def vectors(self, features: Sequence[Tensor], places: Sequence[Tensor]) -> list[Tensor]:
-        """Maps ``(B, C, H, W)`` at places ``(S,)`` of their H*W -> unit vectors ``(B, S, hidden)`` float32."""
+        """Maps ``(B, C, H, W)`` at places ``(B, S)`` of their H*W -> unit vectors ``(B, S, hidden)`` float32."""
         found = []
         for head, maps, at in zip(self, features, places, strict=True):
-            picked = maps.flatten(2).transpose(1, 2)[:, at]
+            picked = torch.take_along_dim(maps.flatten(2).transpose(1, 2), at[..., None], dim=1)
             found.append(F.normalize(head(picked).float(), dim=2))
         return found
 
 
-def draw_places(features: Sequence[Tensor], count: int) -> list[Tensor]:
-    """At most ``count`` different positions in the maps ``(B, C, H, W)`` of each layer, drawn by torch's generator on the CPU."""
-    return [torch.randperm(maps.shape[2] * maps.shape[3])[:count].to(maps.device) for maps in features]
+def draw_places(features: Sequence[Tensor], count: int, within: Tensor | None = None) -> list[Tensor]:
+    """At most ``count`` different positions in the maps ``(B, C, H, W)`` of each layer, drawn by torch's generator on the CPU.
+
+    Args:
+        features: the maps.
+        count: how many.
+        within: ``(B, 1, H0, W0)`` bool: where to draw before anywhere else, each sample on its own; None: anywhere, all alike.
+
+    Returns:
+        ``(B, S)`` of every layer.
+    """
+    found = []
+    for maps in features:
+        pixels, size = maps.shape[2] * maps.shape[3], tuple(maps.shape[2:])
+        if within is None:
+            found.append(torch.randperm(pixels)[:count].expand(len(maps), -1).to(maps.device))
+            continue
+        # the padded image of layer 0 is a little larger than the mask: a pixel or two at the edge of the brain
+        inside = F.interpolate(within.float(), size=size).flatten(1).cpu() > 0
+        # numbers from 0 to 1 outside and from 1 to 2 inside, the largest first
+        order = torch.rand(inside.shape) + inside
+        found.append(order.topk(min(count, pixels), dim=1).indices.to(maps.device))
+    return found
 
 
 def nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
@@ -67,9 +87,19 @@ def nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(similar.flatten(0, 1), own.flatten())
 
 
-def patch_nce(heads: PatchHeads, generated: Sequence[Tensor], source: Sequence[Tensor], count: int, temperature: float) -> Tensor:
-    """L_PatchNCE, MAF-Net Eq. 3, as a mean over layers: maps of the generated image against those of the source."""
-    places = draw_places(source, count)
+def patch_nce(
+    heads: PatchHeads,
+    generated: Sequence[Tensor],
+    source: Sequence[Tensor],
+    count: int,
+    temperature: float,
+    within: Tensor | None = None,
+) -> Tensor:
+    """L_PatchNCE, MAF-Net Eq. 3, as a mean over layers: maps of the generated image against those of the source.
+
+    ``within`` as for `draw_places`.
+    """
+    places = draw_places(source, count, within)
     queries = heads.vectors(generated, places)
     with torch.no_grad():
         keys = heads.vectors(source, places)
