@@ -14,7 +14,7 @@ from synthmr.errors import UsageError
 from synthmr.methods.cut import Cut, CutOptions
 from synthmr.methods.mafnet import MafNet, MafNetOptions
 from synthmr.methods.parts.patchnce import draw_places, patch_nce
-from synthmr.methods.parts.unpaired import on_background, shrink
+from synthmr.methods.parts.unpaired import foreground, on_background, shrink
 
 SOURCES, TARGET = ("T1w", "T2w"), "FLAIR"
 TINY: dict[str, Any] = {"filters": 4, "discriminator_filters": 4, "hidden": 8, "patches": 40}
@@ -178,6 +178,32 @@ def test_a_small_brain_is_drawn_whole_before_anything_else() -> None:
     assert {2 * 7 + 3, 2 * 7 + 4} < set(at[0].tolist()) and all(len(set(each)) == 5 for each in at.tolist())
     (every,) = draw_places([torch.zeros(2, 1, 6, 7)], 100, brain)
     assert all(sorted(each) == list(range(42)) for each in every.tolist())
+
+
+def test_air_that_was_interpolated_is_no_foreground() -> None:
+    """An antialiased resize makes -1 + 3e-7 of -1."""
+    image = torch.tensor([-1.0, -1 + 3e-7, -1 + 2**-11, 0.0, 1.0]).reshape(1, 1, 1, 5)
+    assert foreground(image, -1.0).flatten().tolist() == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize("brain", [False, True])
+def test_the_tumour_network_sees_the_background_that_the_result_has(brain: bool) -> None:
+    """In the joint stage and when it is asked for a map alike."""
+    torch.manual_seed(0)
+    method = MafNet(MafNetOptions(**TINY, decoder_blocks=0, segmenter_filters=4, brain=brain), SOURCES, (TARGET,))
+    assert method.check_data({0, 1, 2, 4}) == [] and method.segmenter is not None
+    batch = make_batch()
+    assert batch.mask is not None
+    seen: list[Tensor] = []
+    method.segmenter.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    method.progress = 1.0
+    method.step(replace(batch, segmentation=torch.zeros(2, 1, 64, 80, dtype=torch.long)), Record())
+    with torch.no_grad():
+        method.extra(batch.only(SOURCES), "segmentation")
+    assert len(seen) == 2
+    for given in seen:
+        outside = given[:, -1:][~batch.mask]
+        assert bool((outside == -1.0).all()) is brain and float(given[:, -1:][batch.mask].std()) > 0
 
 
 def test_shrinking_and_the_background() -> None:

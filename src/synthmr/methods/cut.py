@@ -35,7 +35,7 @@ from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_
 from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
 from synthmr.methods.parts.resnet import LEAST, ResnetDecoder, ResnetEncoder, Skip
-from synthmr.methods.parts.unpaired import on_background, shrink
+from synthmr.methods.parts.unpaired import foreground, on_background, shrink
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -60,8 +60,8 @@ class CutOptions:
         discriminator_rate: the discriminator's learning rate as a factor of the generator's.
         discriminator_steps: its updates on each batch; one in the paper.
         discriminator_scale: it judges images shrunk by this factor; 1 in the paper.
-        brain: compare places of the brain alone, and judge a generated image with the background that the result will have;
-            not in the paper.
+        brain: compare places of the brain before any others, and judge a generated image with the empty background that the
+            result will have; not in the paper.
         skip: the generator adds what it draws to its input; not in the paper.
     """
 
@@ -228,7 +228,7 @@ class Cut(NeuralMethod):
         if options.identity_weight:
             same, maps = self.generator(self._on_all(real))
             # without pairs the batch's mask is of another subject
-            own = None if brain is None else real > background
+            own = None if brain is None else foreground(real, background)
             losses["G_idt"] = options.identity_weight * self._nce(same, maps, own)
         if options.l1_weight:
             losses["G_l1"] = options.l1_weight * F.l1_loss(fake.float(), real)

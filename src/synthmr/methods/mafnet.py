@@ -49,7 +49,7 @@ from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
 from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder, Skip
 from synthmr.methods.parts.tumour import CLASSES, CONVENTIONS, convention_of, to_classes
-from synthmr.methods.parts.unpaired import on_background, shrink
+from synthmr.methods.parts.unpaired import foreground, on_background, shrink
 
 FUSIONS = ("maf", "mean", "single")
 JOINT = ("auto", "true", "false")
@@ -88,8 +88,8 @@ class MafNetOptions:
         discriminator_rate: the discriminator's learning rate as a factor of the generator's; a half in the paper.
         discriminator_steps: its updates on each batch; one in the paper.
         discriminator_scale: it judges images shrunk by this factor; 1 in the paper.
-        brain: compare places of the brain alone, and judge a generated image with the background that the result will have;
-            not in the paper.
+        brain: compare places of the brain before any others, and judge a generated image with the empty background that the
+            result will have; not in the paper.
         skip: the generator adds what it draws to its input; not in the paper.
     """
 
@@ -264,7 +264,7 @@ class MafNet(NeuralMethod):
         },
         "fast": {
             "options.filters": 12,
-            # early fusion: eight passes through an encoder a step and two through the decoder
+            # early fusion: with two sources a step takes eight passes through an encoder and two through the decoder
             "options.encoder_blocks": 2,
             "options.decoder_blocks": 4,
             "options.layers": (0, 4, 8, 12, 13),
@@ -435,7 +435,7 @@ class MafNet(NeuralMethod):
         if options.identity_weight:
             same, maps = self.generator([real] * len(self.sources))
             # the batch's mask is of the sources' subject
-            own = None if brain is None else real > self.background
+            own = None if brain is None else foreground(real, self.background)
             losses["G_idt"] = options.identity_weight * self.contrast(same, maps, own)
         synthesis = torch.stack(list(losses.values())).sum()
         logs = {"D": d_loss.detach(), **{name: loss.detach() for name, loss in losses.items()}}

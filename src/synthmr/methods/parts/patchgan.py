@@ -43,7 +43,8 @@ def check_judged(image: Tensor, name: str, scale: int = 1) -> None:
     height, width = image.shape[2:]
     least = scale * LEAST
     if min(height, width) < least:
+        finer = ", or set options.discriminator_scale=1" if scale > 1 and min(height, width) >= LEAST else ""
         raise UsageError(
             f"{name}'s discriminator needs images of {least}x{least} or more and was given {height}x{width};"
-            f" enlarge sample.patch or sample.crop{', or set options.discriminator_scale=1' if scale > 1 else ''}."
+            f" enlarge sample.patch or sample.crop{finer}."
         )

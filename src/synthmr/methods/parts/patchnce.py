@@ -57,13 +57,14 @@ def draw_places(features: Sequence[Tensor], count: int, within: Tensor | None = 
         ``(B, S)`` of every layer.
     """
     found = []
+    drawn = None if within is None else within.float().cpu()
     for maps in features:
         pixels, size = maps.shape[2] * maps.shape[3], tuple(maps.shape[2:])
-        if within is None:
+        if drawn is None:
             found.append(torch.randperm(pixels)[:count].expand(len(maps), -1).to(maps.device))
             continue
-        # the padded image of layer 0 is a little larger than the mask: a pixel or two at the edge of the brain
-        inside = F.interpolate(within.float(), size=size).flatten(1).cpu() > 0
+        # layer 0 is the image padded by three pixels; there the mask is stretched and up to three pixels off
+        inside = F.interpolate(drawn, size=size).flatten(1) > 0
         # numbers from 0 to 1 outside and from 1 to 2 inside, the largest first
         order = torch.rand(inside.shape) + inside
         found.append(order.topk(min(count, pixels), dim=1).indices.to(maps.device))
