@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import mean
@@ -43,17 +44,24 @@ TASKS: dict[str, tuple[str, str]] = {"flair": ("T1w,T2w", "FLAIR"), "t1ce": ("T1
 # what MAF-Net's preset has and CUT's has not
 AIDS = ("options.brain=true", "options.discriminator_steps=3", "options.discriminator_scale=2", "sample.min_brain=0.2")
 ROBUST = ("options.filters=8", "augment.gamma=0.8", "augment.curve=0.5", "augment.gain=0.25")
+
+
+def settings(*keys: str) -> list[str]:
+    """The words of the command line that set them."""
+    return [word for key in keys for word in ("--set", key)]
+
+
 PLANS: dict[str, dict[str, list[str]]] = {
     "flair": {
         **{name: [name] for name in ("copy", "linear", "unet", "hinet", "milr", "disentangled", "imt", "cut", "cyclegan")},
-        "cut-brain": ["cut", *(word for key in AIDS for word in ("--set", key))],
+        "cut-brain": ["cut", *settings(*AIDS)],
         # its synthesis alone: the joint stage is for T1ce
-        "mafnet": ["mafnet", "--set", "options.segmenter=false"],
+        "mafnet": ["mafnet", *settings("options.segmenter=false")],
     },
     "t1ce": {
         **{name: [name] for name in ("copy", "linear", "unet", "milr", "cut", "mafnet")},
-        "milr-robust": ["milr", *(word for key in ROBUST for word in ("--set", key))],
-        "mafnet-without": ["mafnet", "--set", "options.segmenter_input=sources", "--set", "options.joint=false"],
+        "milr-robust": ["milr", *settings(*ROBUST)],
+        "mafnet-without": ["mafnet", *settings("options.segmenter_input=sources", "options.joint=false")],
     },
 }
 REGIONS = ("WT", "TC", "ET")
@@ -134,6 +142,18 @@ def subsets(run: Path, data: Path, parts: Sequence[str] = HELD) -> dict[str, dic
                     value = score(score_input(image, whole, config.targets[0]), protocol)["psnr"]
                     found.setdefault("+".join(names), {})[case.name] = value
     return found
+
+
+def both_subsets(run: Path, data: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """`subsets` of the held-out subjects and of the training cases."""
+    return {"held-out": subsets(run, data), "train": subsets(run, data, ["train"])}
+
+
+def once(path: Path, compute: Callable[[], Any]) -> Any:
+    """What ``path`` holds; computed and written where there is none."""
+    if not path.is_file():
+        path.write_text(json.dumps(compute()))
+    return json.loads(path.read_text())
 
 
 def gains(found: dict[str, dict[str, float]]) -> list[tuple[str, str, float]]:
@@ -218,15 +238,11 @@ def main() -> None:
             print(f"{plan}: not finished, left out")
             continue
         info = load_run(run).info
-        path = kept / f"{plan}_{info['hash']}.json"
-        if not path.is_file():
-            path.write_text(json.dumps(measure(run, words.data)))
-        results[plan] = {"info": info["result"], "scores": json.loads(path.read_text())}
+        scores = once(kept / f"{plan}_{info['hash']}.json", partial(measure, run, words.data))
+        results[plan] = {"info": info["result"], "scores": scores}
         if plan == "copy":
-            path = kept / f"grey_{info['hash']}.json"
-            if not path.is_file():
-                path.write_text(json.dumps(measure_grey(run, words.data)))
-            results["grey"] = {"info": {}, "scores": json.loads(path.read_text())}
+            scores = once(kept / f"grey_{info['hash']}.json", partial(measure_grey, run, words.data))
+            results["grey"] = {"info": {}, "scores": scores}
     head = f"{'':16s}{'psnr dB':>9s}{'ssim':>9s}{'nmse':>9s}{'struct.':>9s}{'train':>8s}{'steps':>7s}{'steps/s':>8s}{'RSS GB':>8s}"
     lines = [f"{TASKS[words.task][0]} -> {TASKS[words.task][1]}, masked-volume, validation and test subjects", ""]
     lines += [head + "  psnr of each", *(row(plan, entry["scores"], entry["info"]) for plan, entry in results.items())]
@@ -237,10 +253,7 @@ def main() -> None:
         record["subsets"] = {}
         for plan in [plan for plan in plans if plan in results and PLANS["t1ce"][plan][0] == "milr"]:
             path = kept / f"subsets_{plan}_{load_run(runs[plan]).info['hash']}.json"
-            if not path.is_file():
-                both = {"held-out": subsets(runs[plan], words.data), "train": subsets(runs[plan], words.data, ["train"])}
-                path.write_text(json.dumps(both))
-            record["subsets"][plan] = json.loads(path.read_text())
+            record["subsets"][plan] = once(path, partial(both_subsets, runs[plan], words.data))
             lines += subset_lines(plan, **{key.replace("-", "_"): value for key, value in record["subsets"][plan].items()})
     command = f"python benchmarks/compare_methods.py brats18 OUT --task {words.task} --minutes {words.minutes:g}"
     write(f"methods_{words.task}", command, record, "\n".join(lines))

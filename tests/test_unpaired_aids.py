@@ -183,7 +183,7 @@ def test_a_small_brain_is_drawn_whole_before_anything_else() -> None:
 def test_air_that_was_interpolated_is_no_foreground() -> None:
     """An antialiased resize makes -1 + 3e-7 of -1."""
     image = torch.tensor([-1.0, -1 + 3e-7, -1 + 2**-11, 0.0, 1.0]).reshape(1, 1, 1, 5)
-    assert foreground(image, -1.0).flatten().tolist() == [False, False, True, True, True]
+    assert foreground(image).flatten().tolist() == [False, False, True, True, True]
 
 
 @pytest.mark.parametrize("brain", [False, True])
@@ -208,8 +208,8 @@ def test_the_tumour_network_sees_the_background_that_the_result_has(brain: bool)
 
 def test_shrinking_and_the_background() -> None:
     image = torch.arange(24.0).reshape(1, 1, 4, 6)
-    assert shrink(image, 1) is image and on_background(image, None, -1.0) is image
+    assert shrink(image, 1) is image and on_background(image, None) is image
     assert shrink(image, 2).tolist() == [[[[3.5, 5.5, 7.5], [15.5, 17.5, 19.5]]]]
-    assert shrink(image, 4).shape == (1, 1, 1, 1)
-    found = on_background(image, image > 20, -1.0)
+    assert shrink(image, 4).tolist() == [[[[10.5]]]]  # the last two columns make no block
+    found = on_background(image, image > 20)
     assert found.flatten()[:21].tolist() == [-1.0] * 21 and found.flatten()[21:].tolist() == [21.0, 22.0, 23.0]

@@ -192,11 +192,6 @@ class Cut(NeuralMethod):
         maps = self.generator.features(self._on_all(generated))
         return patch_nce(self.heads, maps, source, self.options.patches, self.options.temperature, within)
 
-    def _judge(self, image: Tensor) -> Tensor:
-        """D's scores of an image ``(B, 1, H, W)``."""
-        scores: Tensor = self.discriminator(shrink(image, self.options.discriminator_scale))
-        return scores
-
     def _on_all(self, image: Tensor) -> Tensor:
         """One image on all input channels: ``(B, 1, H, W) -> (B, N, H, W)``."""
         return image.expand(-1, len(self.sources), -1, -1)
@@ -214,21 +209,20 @@ class Cut(NeuralMethod):
             raise UsageError(f"options.l1_weight={options.l1_weight:g} needs the truth of each sample; add --set sample.paired=on.")
         fake, source = self.generator(batch.stack(self.sources))
         brain = batch.mask if options.brain else None
-        assert self.spec.output_range is not None
-        background = self.spec.output_range[0]
-        fake = on_background(fake, brain, background)
+        fake = on_background(fake, brain)
+        judged_real, judged_fake = (shrink(image, options.discriminator_scale) for image in (real, fake))
         for _ in range(options.discriminator_steps):
-            d_loss = discriminator_loss(self._judge(real), self._judge(fake.detach()), options.gan)
+            d_loss = discriminator_loss(self.discriminator(judged_real), self.discriminator(judged_fake.detach()), options.gan)
             update("D", d_loss)
 
-        adversarial = generator_loss(self._judge(fake), options.gan)
+        adversarial = generator_loss(self.discriminator(judged_fake), options.gan)
         losses = {"G_gan": options.gan_weight * adversarial}
         if options.nce_weight:
             losses["G_nce"] = options.nce_weight * self._nce(fake, source, brain)
         if options.identity_weight:
             same, maps = self.generator(self._on_all(real))
             # without pairs the batch's mask is of another subject
-            own = None if brain is None else foreground(real, background)
+            own = None if brain is None else foreground(real)
             losses["G_idt"] = options.identity_weight * self._nce(same, maps, own)
         if options.l1_weight:
             losses["G_l1"] = options.l1_weight * F.l1_loss(fake.float(), real)

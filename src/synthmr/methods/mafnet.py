@@ -382,17 +382,6 @@ class MafNet(NeuralMethod):
         ]
         return torch.stack(losses).mean()
 
-    @property
-    def background(self) -> float:
-        """Normalised intensity outside the brain."""
-        assert self.spec.output_range is not None
-        return self.spec.output_range[0]
-
-    def judge(self, image: Tensor) -> Tensor:
-        """D's scores of an image ``(B, 1, H, W)``."""
-        scores: Tensor = self.discriminator(shrink(image, self.options.discriminator_scale))
-        return scores
-
     def segment(self, batch: Batch, synthetic: Tensor) -> Tensor:
         """Scores of the four classes, ``(B, 4, H, W)`` float32, from the sources and, unless left out, the synthetic target.
 
@@ -423,19 +412,20 @@ class MafNet(NeuralMethod):
         check_judged(real, self.spec.name, options.discriminator_scale)
         fake, compared = self.generator([batch.images[name] for name in self.sources])
         brain = batch.mask if options.brain else None
-        fake = on_background(fake, brain, self.background)
+        fake = on_background(fake, brain)
+        judged_real, judged_fake = (shrink(image, options.discriminator_scale) for image in (real, fake))
         for _ in range(options.discriminator_steps):
-            d_loss = discriminator_loss(self.judge(real), self.judge(fake.detach()), options.gan)
+            d_loss = discriminator_loss(self.discriminator(judged_real), self.discriminator(judged_fake.detach()), options.gan)
             update("D", d_loss)
 
-        adversarial = generator_loss(self.judge(fake), options.gan)
+        adversarial = generator_loss(self.discriminator(judged_fake), options.gan)
         losses = {"G_gan": adversarial}
         if options.nce_weight:
             losses["G_nce"] = options.nce_weight * self.contrast(fake, compared, brain)
         if options.identity_weight:
             same, maps = self.generator([real] * len(self.sources))
             # the batch's mask is of the sources' subject
-            own = None if brain is None else foreground(real, self.background)
+            own = None if brain is None else foreground(real)
             losses["G_idt"] = options.identity_weight * self.contrast(same, maps, own)
         synthesis = torch.stack(list(losses.values())).sum()
         logs = {"D": d_loss.detach(), **{name: loss.detach() for name, loss in losses.items()}}
@@ -470,7 +460,7 @@ class MafNet(NeuralMethod):
         images = [batch.images[each] for each in sources]
         if name == "segmentation":
             brain = batch.mask if self.options.brain else None
-            synthetic = on_background(self.generator(images)[0], brain, self.background)
+            synthetic = on_background(self.generator(images)[0], brain)
             return {name: self.segment(batch, synthetic).softmax(dim=1)}
         _, weights = self.generator.fuse(self.generator.encode(images)[0])
         if weights is None:

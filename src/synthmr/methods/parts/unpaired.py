@@ -10,21 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+#: what is outside the brain in the images of both methods, whose output range is (-1, 1)
+BACKGROUND = -1.0
 
-def on_background(image: Tensor, brain: Tensor | None, level: float) -> Tensor:
-    """An image ``(B, 1, H, W)`` with ``level`` outside the brain, as every prediction ends up.
+
+def on_background(image: Tensor, brain: Tensor | None) -> Tensor:
+    """An image ``(B, 1, H, W)`` with nothing outside the brain, as every prediction ends up.
 
     Args:
         image: the image.
         brain: ``(B, 1, H, W)`` bool; None leaves the image as it is.
-        level: what stands outside.
     """
-    return image if brain is None else torch.where(brain, image, level)
+    return image if brain is None else torch.where(brain, image, BACKGROUND)
 
 
-def foreground(image: Tensor, level: float) -> Tensor:
+def foreground(image: Tensor) -> Tensor:
     """Where an image ``(B, 1, H, W)`` is brighter than its background, bool; interpolation moves that by less than a millionth."""
-    return image > level + 1e-4
+    return image > BACKGROUND + 1e-4
 
 
 def shrink(image: Tensor, scale: int) -> Tensor:
