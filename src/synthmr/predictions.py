@@ -191,7 +191,7 @@ def _predict(
         plane = (settings.plane if settings is not None else "") or config.prepare.plane
         canvas = Canvas.of(config.sample)
         given = only(prepared[key], inputs, config) if inputs else prepared[key]
-        for target, image in predict_case(run.method, given, None, plane, settings, canvas=canvas).items():
+        for target, image in predict_case(run.method, given, None, plane, settings, canvas=canvas, levels=run.levels).items():
             images[target][name] = image
         if settings is not None and settings.mode == "patches" and canvas == Canvas():
             borders[name] = tile_borders(given.mask.shape, plane, settings, run.method.spec.divisor)

@@ -20,6 +20,7 @@ from synthmr.io.files import finite, sha256, write_error, write_json, write_text
 from synthmr.methods import registry
 from synthmr.methods.configure import restore_config
 from synthmr.methods.contract import FittedMethod
+from synthmr.prepare.level import Levels, from_json
 
 CHECKPOINTS = ("best", "last")
 WEIGHTS, AVERAGE = "model.safetensors", "ema.safetensors"
@@ -294,6 +295,18 @@ class LoadedRun:
     def landmarks(self) -> Mapping[str, Mapping[str, Any]]:
         """nyul landmarks, contrast -> landmarks."""
         return dict(self.info.get("landmarks", {}))
+
+    @property
+    def levels(self) -> Levels:
+        """How predicted volumes are brought to their level.
+
+        Raises:
+            RunError: ``run.json`` is damaged.
+        """
+        try:
+            return from_json(self.info.get("levels", {}))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise RunError(f"{self.folder.path}/run.json has damaged levels ({error!r}); restore it or train again.") from None
 
     @property
     def target_normalizers(self) -> Mapping[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from synthmr.errors import DataError, SynthmrError, UsageError, did_you_mean
 from synthmr.infer.canvas import Canvas
 from synthmr.infer.precision import best_device, resolve_precision
 from synthmr.infer.predict import InferSettings, predict_case
+from synthmr.prepare.level import Levels, to_json
 
 if TYPE_CHECKING:
     from synthmr.run import LoadedRun
@@ -297,6 +298,11 @@ class _Job:
                 raise DataError(f"{path} exists {reason}; --overwrite replaces it, another --out keeps it.")
         return len(there) == len(outputs)
 
+    @property
+    def _levels(self) -> Levels:
+        """Levels belong to normalised units; in scanner units the case's own gain, which is not known, would undo them."""
+        return self.run.levels if self.intensity == "normalized" else {}
+
     def _identity(self, case: Case) -> dict[str, Any]:
         """The part of a sidecar that decides whether a result is the one asked for."""
         from synthmr.io.files import sha256
@@ -306,6 +312,7 @@ class _Job:
             "inputs": {name: sha256(path) for name, path in self.inputs(case).items()},
             "intensity": self.intensity,
             "inference": _plain(asdict(self.settings)),
+            "levels": to_json(self._levels),
         }
 
     def synthesize(self, case: Case, outputs: Mapping[str, Path]) -> tuple[str, ...]:
@@ -325,7 +332,9 @@ class _Job:
         prepared = prepare_images(volumes, config.prepare, config.targets, mask, labels, self.run.landmarks, case.name)
         targets = tuple(name for name in outputs if name in config.targets)
         normalizers = self.run.target_normalizers
-        predicted = predict_case(self.run.method, prepared, targets, self.plane, self.settings, normalizers, self.canvas)
+        predicted = predict_case(
+            self.run.method, prepared, targets, self.plane, self.settings, normalizers, self.canvas, self._levels
+        )
         maps = self._maps(prepared)
         like = volumes[names[0]]
         notes = _notes(volumes, prepared)
@@ -391,6 +400,7 @@ class _Job:
             intensity=self.intensity,
             settings={
                 "inference": _plain(asdict(self.settings)),
+                **({"levels": to_json(self._levels)} if self._levels else {}),
                 **self._units(contrast),
                 **({"lesion_mask": NO_LESION} if str(self.lesion) == NO_LESION else {}),
                 "computed_with": {"precision": self.precision.name, "device": str(self.device)},
@@ -450,10 +460,16 @@ def _difference(path: Path, expected: Mapping[str, Any]) -> str:
         inputs = {entry["contrast"]: entry["sha256"] for entry in data["inputs"]}
         found = {"run_hash": data["run_hash"], "inputs": inputs, "intensity": data["intensity"]}
         found["inference"] = data["settings"]["inference"]
+        found["levels"] = data["settings"].get("levels", {})
         digest = data["image_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return "without a readable synthmr sidecar"
-    words = {"run_hash": "another run", "inputs": "other input files", "intensity": "another intensity scale"}
+    words = {
+        "run_hash": "another run",
+        "inputs": "other input files",
+        "intensity": "another intensity scale",
+        "levels": "other levels",
+    }
     for key, value in expected.items():
         if found[key] != value:
             return f"and stems from {words.get(key, 'other inference settings')}"

@@ -24,6 +24,9 @@ from synthmr.infer.precision import PRECISIONS, SWITCHES, Precision, resolve_pre
 from synthmr.infer.stitch import WINDOWS, Tiling, blend, cut, next_multiple, tiling, window
 from synthmr.infer.windows import Window, batches, brain_windows, scatter, sees_whole_slice, whole_windows, window_batch
 from synthmr.methods.contract import Method, NeuralMethod
+from synthmr.prepare.level import Levels
+from synthmr.prepare.level import apply as apply_level
+from synthmr.prepare.level import key as subset_key
 
 MODES = ("slices", "patches")
 
@@ -85,6 +88,7 @@ def predict_case(
     settings: InferSettings | None = None,
     normalizers: Mapping[str, Mapping[str, Any]] | None = None,
     canvas: Canvas | None = None,
+    levels: Levels | None = None,
 ) -> dict[str, np.ndarray]:
     """Predict the targets of a prepared case.
 
@@ -98,6 +102,7 @@ def predict_case(
         settings: how.
         normalizers: contrast -> normaliser parameters, for the background of targets that the case itself lacks.
         canvas: on which the method was trained: ``Canvas.of(config.sample)``; default: slices as they are.
+        levels: of the run, which bring each volume to its level; default: volumes stay as they are.
 
     Returns:
         contrast -> ``(X, Y, Z)`` float32 on the prepared grid, normalised, the normaliser's background outside the brain.
@@ -129,6 +134,9 @@ def predict_case(
                 f"the predicted {name} of case {prepared.name} holds {bad} NaN or infinite voxels: the run of"
                 f" {method.spec.name} has diverged, or its inputs leave what it was trained on; nothing is written."
             )
+        level = (levels or {}).get(name, {}).get(subset_key(sources))
+        if level is not None:
+            out[name] = apply_level(volume, prepared.mask, known[name], level)
     return out
 
 

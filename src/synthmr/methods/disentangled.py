@@ -341,6 +341,7 @@ class Disentangled(NeuralMethod):
             "sample.batch": 3,
             "sample.min_brain": 0.0,
             "train.epochs": 200,
+            "train.level": False,
             "train.optimizer": "adam",
             "train.lr": 2e-4,
             "train.beta1": 0.5,

@@ -242,6 +242,7 @@ class Milr(NeuralMethod):
             "sample.batch": 16,
             "sample.min_brain": 0.0,
             "train.epochs": 100,
+            "train.level": False,
             "train.optimizer": "adam",
             "train.lr": 1e-3,
             "train.beta1": 0.9,

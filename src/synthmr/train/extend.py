@@ -18,6 +18,7 @@ from synthmr.errors import DataError, RunError, UsageError
 from synthmr.infer.canvas import Canvas
 from synthmr.io.naming import some
 from synthmr.methods.configure import BUDGETS, build_config
+from synthmr.prepare.level import to_json
 from synthmr.prepare.normalize import value_range
 
 if TYPE_CHECKING:
@@ -135,4 +136,5 @@ def inherit(info: Mapping[str, Any], run: LoadedRun) -> dict[str, Any]:
     """The record of a run that extends another: what its old outputs mean stays what it was."""
     normalizers = {**info["target_normalizers"], **run.target_normalizers}
     landmarks = {**info["landmarks"], **run.landmarks}
-    return {**info, "target_normalizers": normalizers, "landmarks": landmarks, "extends": run.hash}
+    extends = {"extends": run.hash, "levels": to_json(run.levels)}
+    return {**info, "target_normalizers": normalizers, "landmarks": landmarks, **extends}

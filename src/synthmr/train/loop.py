@@ -24,10 +24,12 @@ from synthmr.infer.canvas import Canvas
 from synthmr.infer.precision import Precision, resolve_precision
 from synthmr.methods.contract import FittedMethod, is_paired
 from synthmr.methods.parts.tumour import present_in
-from synthmr.run import WEIGHTS, LoadedRun, RunFolder, build_method, refuse_used, run_hash
+from synthmr.prepare.level import Levels, to_json
+from synthmr.run import WEIGHTS, LoadedRun, RunFolder, build_method, load_run, refuse_used, run_hash
 from synthmr.train.checkpoint import State, load_last, save_best, save_last
 from synthmr.train.extend import adopt, inherit
 from synthmr.train.info import run_info
+from synthmr.train.level import fit_levels
 from synthmr.train.log import Board, Progress, Silent, require_tensorboard
 from synthmr.train.result import TrainResult, peak_gb
 from synthmr.train.runtime import Runtime, Updater, check_groups, mean_over_ranks, same_start
@@ -147,7 +149,7 @@ def _fit(method: Any, config: RunConfig, store: Store, split: Split, out: Path, 
         slice_figure(method, store, first, device, precision, canvas, out / "images" / "fit.png", title)
     progress.on_validation(0, best, best)
     result = TrainResult(config.method, 0, seconds, 0.0, 0.0, best, 0, peak_gb(), "fit", scores)
-    _finish(run, config, result)
+    _finish(run, config, result, fit_levels(load_run(out), store, device, precision))
     return result
 
 
@@ -449,17 +451,21 @@ class _Training:
             state.best, state.best_step, peak_gb(), stopped, state.scores,
         )  # fmt: skip
         if self.main:
-            _finish(self.folder, self.config, result)
+            extended = self.extends.config if self.extends is not None else None
+            kept = (*extended.sources, *extended.targets) if extended is not None else ()
+            levels = fit_levels(load_run(self.out), self.store, self.device, self.precision, kept)
+            _finish(self.folder, self.config, result, levels)
         self.fabric.barrier()
         return result
 
 
-def _finish(run: RunFolder, config: RunConfig, result: TrainResult) -> None:
-    """Write the final summary into the log and ``run.json``."""
+def _finish(run: RunFolder, config: RunConfig, result: TrainResult, levels: Levels) -> None:
+    """Write the final summary into the log and ``run.json``, there with the levels of the predictions."""
     run.log({"finished": True, **result.as_dict()})
     digest = run_hash(config, run.checkpoint("best") / WEIGHTS)
     info = {key: value for key, value in run.info.items() if key != "error"}
-    run.write_info({**info, "status": "finished", "hash": digest, "result": result.as_dict()})
+    end = {"status": "finished", "hash": digest, "result": result.as_dict(), "levels": to_json(levels)}
+    run.write_info({**info, **end})
 
 
 def _labels(method: Any, store: Store, split: Split) -> tuple[int, ...] | None:

@@ -1,0 +1,92 @@
+"""The level of a predicted volume: what the normaliser says of a whole volume and no slice can know.
+
+The normaliser `percentile` maps the 99.5th percentile of every brain to 1, a lesion's where there is one that is bright enough. The
+rest of the brain is the darker for it: healthy white matter of FLAIR lies at 0.35 beside a large oedema and at 0.6 without.
+A network that sees slices predicts the level of its training cases. The volume that it predicts tells: where its own 99.5th
+percentile is lower than those of the training cases, the volume that it stands for would have been normalised to a higher level.
+
+    u' = u (Q / q)^k
+
+with q the percentile of the predicted volume, Q the geometric mean of q over the training cases and k between 0 and 1: how far the
+training cases bear that out (`synthmr.train.level`). In scanner units the same factor would stand in the normaliser's gain and
+cancel, so it is applied to normalised predictions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from synthmr.prepare.normalize import background, to_unit
+
+#: the only normaliser whose unit is one percentile of the brain; the others pin its bulk (`mean`, `zscore`, `nyul`) or one voxel
+NORMALIZER = "percentile"
+#: largest factor, up and down: a prediction that is further off is no matter of level
+LIMIT = 2.0
+
+
+@dataclass(frozen=True)
+class Level:
+    """How a run levels one target predicted from one set of sources.
+
+    Attributes:
+        top: Q, on the unit scale of the normaliser (background 0, top of the range 1).
+        exponent: k.
+        percentile: of the normaliser.
+    """
+
+    top: float
+    exponent: float
+    percentile: float
+
+    def factor(self, top: float) -> float:
+        """(Q / q)^k for a volume whose percentile q is ``top``; 1 where that is not above the background."""
+        return float(np.clip((self.top / top) ** self.exponent, 1 / LIMIT, LIMIT)) if top > 0 else 1.0
+
+
+#: target -> sources joined by + -> level; what is not named is left as it is
+Levels = Mapping[str, Mapping[str, Level]]
+
+
+def key(sources: Sequence[str]) -> str:
+    """The name of a set of sources, in the run's order."""
+    return "+".join(sources)
+
+
+def to_json(levels: Levels) -> dict[str, dict[str, dict[str, float]]]:
+    """Plain data for ``run.json``."""
+    return {target: {names: asdict(level) for names, level in each.items()} for target, each in levels.items()}
+
+
+def from_json(data: Mapping[str, Any]) -> dict[str, dict[str, Level]]:
+    """Inverse of `to_json`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not what `to_json` writes.
+    """
+    return {
+        target: {
+            names: Level(float(level["top"]), float(level["exponent"]), float(level["percentile"])) for names, level in each.items()
+        }
+        for target, each in data.items()
+    }
+
+
+def apply(volume: np.ndarray, mask: np.ndarray, params: Mapping[str, Any], level: Level) -> np.ndarray:
+    """Bring a predicted volume to its level.
+
+    Args:
+        volume: ``(X, Y, Z)`` in normalised units.
+        mask: ``(X, Y, Z)`` bool, the brain; voxels outside are left alone.
+        params: of the target's normaliser.
+        level: of this target and these sources.
+
+    Returns:
+        ``(X, Y, Z)`` float32.
+    """
+    low = np.float32(background(params))
+    factor = level.factor(float(np.percentile(to_unit(volume[mask], params), level.percentile)))
+    return np.where(mask, low + (volume - low) * np.float32(factor), volume).astype(np.float32)

@@ -1,0 +1,253 @@
+"""The level of a predicted volume: the correction, what a run learns of it, and where it is applied."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from helpers import blob_brain, write_case
+from synthmr import pipeline
+from synthmr.errors import RunError
+from synthmr.evaluate.metrics import psnr
+from synthmr.methods import registry
+from synthmr.predictions import predictions
+from synthmr.prepare import level as levels
+from synthmr.prepare.level import LIMIT, Level
+from synthmr.run import RunFolder, load_run
+from synthmr.train.level import fit_level, moments, subsets_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SHAPE = (24, 28, 16)
+#: case -> brightness of its lesion as a multiple of the brain's, the part of the split
+CASES = {
+    "a": (3.0, "train"), "b": (1.0, "train"), "c": (2.2, "train"), "d": (1.3, "train"), "e": (2.6, "train"), "f": (1.0, "train"),
+    "g": (1.8, "validation"), "h": (1.0, "test"), "i": (2.8, "test"),
+}  # fmt: skip
+PERCENTILE = {"name": "percentile", "low": 0.0, "high": 400.0, "max": 500.0}
+
+
+# --- the correction -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("top", "exponent", "factor"), [(0.8, 1.0, 1.125), (0.8, 0.5, 1.125**0.5), (1.2, 1.0, 0.75), (0.8, 0.0, 1.0)]
+)
+def test_the_factor_is_the_power_of_a_ratio(top: float, exponent: float, factor: float) -> None:
+    assert Level(0.9, exponent, 99.5).factor(top) == pytest.approx(factor, rel=1e-12)
+
+
+def test_a_factor_has_limits() -> None:
+    level = Level(0.9, 1.0, 99.5)
+    assert (level.factor(0.01), level.factor(90.0)) == (LIMIT, 1 / LIMIT)
+    assert level.factor(0.0) == level.factor(-0.3) == level.factor(float("nan")) == 1.0
+
+
+def test_the_brain_is_scaled_about_the_background_and_nothing_else() -> None:
+    volume = np.where(blob_brain(SHAPE, 1) > 0, blob_brain(SHAPE, 1) / 160 - 1, 0.25).astype(np.float32)  # -1 to 1 inside
+    mask = blob_brain(SHAPE, 1) > 0
+    found = levels.apply(volume, mask, PERCENTILE, Level(0.9, 1.0, 99.5))
+    unit = (volume + 1) / 2
+    factor = 0.9 / np.percentile(unit[mask], 99.5)
+    np.testing.assert_allclose((found[mask] + 1) / 2, unit[mask] * factor, rtol=1e-5)
+    assert np.percentile((found[mask] + 1) / 2, 99.5) == pytest.approx(0.9, rel=1e-5)
+    assert (found[~mask] == np.float32(0.25)).all() and found.dtype == np.float32
+
+
+def test_levels_survive_json() -> None:
+    known = {"FLAIR": {"T1w+T2w": Level(0.93, 0.45, 99.5), "T1w": Level(0.8, 1.0, 99.0)}}
+    assert levels.from_json(json.loads(json.dumps(levels.to_json(known)))) == known
+
+
+# --- what is learnt -----------------------------------------------------------------------------------------------------
+
+
+def rows_of(gains: np.ndarray, noise: float = 0.0) -> np.ndarray:
+    """Moments of predictions that are the truth times a gain a case, and noise of their own."""
+    found = []
+    for number, gain in enumerate(gains):
+        rng = np.random.default_rng(number)
+        truth = np.minimum(rng.gamma(4, 0.1, 5000), 1.0)
+        truth *= 1 / np.percentile(truth, 99.5)
+        found.append(moments(gain * truth + noise * rng.normal(size=5000), truth, 99.5))
+    return np.array(found)
+
+
+def test_a_gain_of_each_case_is_undone() -> None:
+    gains = np.array([0.7, 0.9, 1.1, 1 / (0.7 * 0.9 * 1.1)])  # their geometric mean is 1
+    level = fit_level(rows_of(gains), True, 99.5)
+    assert level is not None and level.exponent == 1.0 and level.top == pytest.approx(1.0, rel=1e-9)
+    for gain in gains:
+        assert level.factor(gain) == pytest.approx(1 / gain, rel=1e-9)
+
+
+def test_half_a_gain_is_half_undone() -> None:
+    """The truth has taken part in what the prediction's top says: p = t g with a top of g^2."""
+    gains = np.array([0.8, 0.9, 1.0, 1 / (0.8 * 0.9)])
+    rows = rows_of(gains)
+    rows[:, 0] = gains**2
+    level = fit_level(rows, True, 99.5)
+    assert level is not None and level.exponent == pytest.approx(0.5)
+
+
+def test_a_top_that_says_nothing_is_left_alone() -> None:
+    rows = rows_of(np.ones(4))
+    rows[:, 0] = [0.6, 0.9, 1.1, 1.7]
+    assert fit_level(rows, True, 99.5) is None
+
+
+def test_without_pairs_the_truth_is_not_looked_at() -> None:
+    rows = rows_of(np.array([0.8, 0.9, 1.2]))
+    level = fit_level(rows, False, 99.5)
+    other = rows * [1, 1, -3, 0.1]
+    assert level == fit_level(other, False, 99.5) == Level(pytest.approx((0.8 * 0.9 * 1.2) ** (1 / 3)), 1.0, 99.5)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_too_little_to_learn_from(paired: bool) -> None:
+    rows = rows_of(np.array([0.7, 0.9, 1.1, 1.4]))
+    assert fit_level(rows[:2], paired, 99.5) is None
+    rows[1, 1], rows[2, 0] = np.nan, 0.0
+    assert fit_level(rows, paired, 99.5) is None
+
+
+def test_every_subset_has_a_level_of_its_own_where_they_are_few() -> None:
+    hinet, milr = registry.load("hinet").spec, registry.load("milr").spec
+    assert list(subsets_of(hinet, ("T1w", "T2w"))) == [("T1w", "T2w")]
+    assert list(subsets_of(milr, ("T1w", "T2w"))) == [("T1w",), ("T2w",), ("T1w", "T2w")]
+    assert len(list(subsets_of(milr, tuple("abcd")))) == 15
+    assert list(subsets_of(milr, tuple("abcde"))) == [tuple("abcde")]
+
+
+# --- a run --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lesions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """T2w shows a lesion and, always, something brighter; in FLAIR the lesion is the brightest and sets the normaliser's top."""
+    root = tmp_path_factory.mktemp("lesions") / "data"
+    for number, (name, (bright, _)) in enumerate(CASES.items()):
+        t1, base = blob_brain(SHAPE, 900 + number), blob_brain(SHAPE, number)
+        t2, flair = base.copy(), base.copy()
+        t2[10:13, 12:16, 6:10], flair[10:13, 12:16, 6:10] = 500, 15
+        spot = (slice(14, 17), slice(10, 14), slice(5, 11))
+        t2[spot] *= bright * 0.9
+        flair[spot] *= bright
+        write_case(root / name, {"T1w": t1, "T2w": t2, "FLAIR": flair, "PDw": base})
+    lines = [f"{name}\t{part}" for name, (_, part) in CASES.items()]
+    (root / "splits.tsv").write_text("case\tsplit\n" + "\n".join(lines) + "\n")
+    return root
+
+
+def train(data: Path, out: Path, cache: Path, method: str = "linear", *settings: str, steps: int = 0) -> Path:
+    budget = {"steps": steps} if steps else {}
+    config = pipeline.configure(method, "T1w,T2w", "FLAIR", settings=settings, budget=budget)
+    store, split = pipeline.prepared(data, config, cache=cache)
+    pipeline.train(config, store, split, out, accelerator="cpu")
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(lesions: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(lesions, tmp_path_factory.mktemp("level") / "linear", cache)
+
+
+def test_a_run_learns_its_level_and_gains_by_it(run: Path, lesions: Path, cache: Path, tmp_path: Path) -> None:
+    (level,) = load_run(run).levels["FLAIR"].values()
+    assert 0 < level.exponent <= 1 and level.percentile == 99.5
+    plain = train(lesions, tmp_path / "plain", cache, "linear", "train.level=false")
+    assert load_run(plain).levels == {}
+    scores = []
+    for one, other in zip(predictions([run], lesions), predictions([plain], lesions), strict=True):
+        (levelled,), (raw,) = one.images.values(), other.images.values()
+        mask, truth = one.prepared.mask, one.prepared.images["FLAIR"]
+        unit = (raw[mask] + 1) / 2
+        factor = (level.top / np.percentile(unit, 99.5)) ** level.exponent
+        np.testing.assert_allclose((levelled[mask] + 1) / 2, unit * factor, rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(levelled[~mask], raw[~mask])
+        scores.append(psnr(levelled, truth, 2.0, mask) - psnr(raw, truth, 2.0, mask))
+    assert len(scores) == 2 and np.mean(scores) > 0.5
+
+
+def test_normalised_files_are_levelled_and_scanner_units_are_not(run: Path, lesions: Path, cache: Path, tmp_path: Path) -> None:
+    plain = train(lesions, tmp_path / "plain", cache, "linear", "train.level=false")
+    made = {}
+    for word, each in (("with", run), ("without", plain)):
+        for intensity in ("scanner", "normalized"):
+            path = tmp_path / word / intensity / "FLAIR.nii.gz"
+            path.parent.mkdir(parents=True)
+            words = [f"{name}={lesions / 'h' / name}.nii.gz" for name in ("T1w", "T2w")]
+            pipeline.synthesize_files(each, words, path, intensity=intensity)
+            made[word, intensity] = nib.load(path).get_fdata()
+            record = json.loads(path.with_name("FLAIR.json").read_text())
+            assert ("levels" in record["settings"]) == (word == "with" and intensity == "normalized")
+    np.testing.assert_array_equal(made["with", "scanner"], made["without", "scanner"])
+    (level,) = load_run(run).levels["FLAIR"].values()
+    plainly, inside = made["without", "normalized"], made["without", "normalized"] != 0
+    factor = (level.top / np.percentile(plainly[inside], 99.5)) ** level.exponent
+    assert abs(factor - 1) > 0.02
+    np.testing.assert_allclose(made["with", "normalized"], plainly * factor, rtol=1e-4, atol=1e-6)
+
+
+def test_a_result_of_other_levels_is_another_result(run: Path, lesions: Path, tmp_path: Path) -> None:
+    """Whoever changes run.json gets no old file for a new one."""
+    mine = Path(shutil.copytree(run, tmp_path / "run"))
+    call: dict[str, Any] = {"out": tmp_path / "out", "intensity": "normalized", "split": "test"}
+    assert pipeline.synthesize_cohort(mine, lesions, **call).done == ("h", "i")
+    assert pipeline.synthesize_cohort(mine, lesions, **call).skipped == ("h", "i")
+    folder = RunFolder.open(mine)
+    folder.write_info({**folder.info, "levels": {}})
+    failed = pipeline.synthesize_cohort(mine, lesions, **call).failed
+    assert set(failed) == {"h", "i"} and all("stems from other levels" in why for why in failed.values())
+
+
+@pytest.mark.parametrize("damage", [{"FLAIR": {"T1w+T2w": {"top": 1}}}, {"FLAIR": 3}, [1]])
+def test_damaged_levels_are_one_line(run: Path, tmp_path: Path, damage: object) -> None:
+    loaded = load_run(run)
+    with pytest.raises(RunError, match=r"run\.json has damaged levels"):
+        _ = replace(loaded, info={**loaded.info, "levels": damage}).levels
+
+
+@pytest.mark.parametrize("setting", ["prepare.normalizer=minmax", "prepare.normalizer=zscore", "train.level=false"])
+def test_only_one_normaliser_has_a_level(setting: str, lesions: Path, cache: Path, tmp_path: Path) -> None:
+    out = train(lesions, tmp_path / "run", cache, "linear", setting)
+    assert load_run(out).levels == {} and RunFolder.open(out).info["levels"] == {}
+
+
+def test_a_network_that_takes_any_subset_has_a_level_for_each(
+    lesions: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it predicts from one source is levelled by that source's own level; an extension keeps what the old outputs had."""
+    small = ("options.filters=2", "sample.batch=2", "train.images=false", "train.precision=32", "train.ema=0")
+    out = train(lesions, tmp_path / "milr", cache, "milr", *small, steps=2)
+    folder = RunFolder.open(out)
+    own = {"T1w": {"top": 0.9, "exponent": 1.0, "percentile": 99.5}, "T2w": {"top": 0.5, "exponent": 1.0, "percentile": 99.5}}
+    folder.write_info({**folder.info, "levels": {"FLAIR": own}})
+    for source, level in own.items():
+        ((found),) = predictions([out], lesions, inputs=[source], cases=["h"])
+        (image,) = found.images.values()
+        top = np.percentile((image[found.prepared.mask] + 1) / 2, 99.5)
+        assert top == pytest.approx(level["top"], rel=1e-4)
+    monkeypatch.setattr("synthmr.train.level.fit_level", lambda *_: Level(0.7, 0.5, 99.5))
+    pipeline.extend(out, lesions, tmp_path / "more", "", "PDw", cache=cache, budget={"steps": 2})
+    found = RunFolder.open(tmp_path / "more").info["levels"]
+    assert found["FLAIR"] == own  # none for both sources, as before
+    assert found["PDw"] == {key: {"top": 0.7, "exponent": 0.5, "percentile": 99.5} for key in ("T1w", "T2w", "T1w+T2w")}
+
+
+def test_what_trains_without_pairs_has_the_whole_correction(lesions: Path, cache: Path, tmp_path: Path) -> None:
+    small = ("options.filters=2", "options.blocks=1", "options.layers=0,4", "options.discriminator_filters=2", "sample.batch=2")
+    plain = ("options.discriminator_scale=1", "sample.crop=32,32", "train.images=false", "train.precision=32", "train.ema=0")
+    out = train(lesions, tmp_path / "cut", cache, "cut", *small, *plain, steps=2)
+    (level,) = load_run(out).levels["FLAIR"].values()
+    assert level.exponent == 1.0
+    for found in predictions([out], lesions, split="train"):
+        (image,) = found.images.values()
+        assert np.percentile((image[found.prepared.mask] + 1) / 2, 99.5) == pytest.approx(level.top, rel=1e-3)
