@@ -288,7 +288,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch, kind: type[NeuralMethod]) -> list[
 
 
 TRAINED: dict[str, dict[str, Any]] = {
-    "cut": {"blocks": 1, "discriminator_filters": 4, "hidden": 8, "patches": 16, "layers": (0, 4)},
+    "cut": {
+        "blocks": 1, "discriminator_filters": 4, "hidden": 8, "patches": 16, "layers": (0, 4), "discriminator_scale": 1,
+    },
     "cyclegan": {"blocks": 1, "discriminator_filters": 4},
     "mafnet": {
         "encoder_blocks": 1, "decoder_blocks": 0, "discriminator_filters": 4, "hidden": 8, "patches": 16, "layers": (0, 4),

@@ -180,6 +180,25 @@ def test_unpaired_targets_never_share_the_subject(store: Store) -> None:
         Sampler(store, ("a",), SOURCES, TARGETS, SampleConfig(), AugmentConfig(), 0, paired=False)
 
 
+@pytest.mark.parametrize("change", [{}, {"flip": 0.5}, {"rotate": 20.0, "scale": 0.1, "shift": 3.0}])
+def test_unpaired_targets_bring_their_own_brain(store: Store, change: dict[str, float]) -> None:
+    """Stored images are dark nowhere in the brain; what is outside each image's own mask is background, also after a turn."""
+    batch = sampler(store, SampleConfig(batch=8), paired=False, augment=AugmentConfig(**change)).batch(1)
+    assert batch.mask is not None and batch.target_brain is not None
+    assert not torch.equal(batch.mask, batch.target_brain)
+    for name, brain in {**dict.fromkeys(SOURCES, batch.mask), "FLAIR": batch.target_brain}.items():
+        image = batch.images[name]
+        assert (image[~brain] == -1).all()
+        assert (image[brain] > -1).float().mean() > 0.95  # a turn thins the border
+    moved = batch.to("cpu")
+    assert moved.target_mask is not None and torch.equal(moved.target_mask, batch.target_brain)
+
+
+def test_paired_targets_share_the_brain_of_the_sources(store: Store) -> None:
+    batch = sampler(store, SampleConfig(batch=2)).batch(0)
+    assert batch.target_mask is None and batch.target_brain is batch.mask
+
+
 def test_bad_sampling_is_refused(store: Store) -> None:
     with pytest.raises(UsageError, match="did you mean tiles"):
         sampler(store, SampleConfig(mode="tile"))

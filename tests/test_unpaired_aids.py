@@ -14,7 +14,7 @@ from synthmr.errors import UsageError
 from synthmr.methods.cut import Cut, CutOptions
 from synthmr.methods.mafnet import MafNet, MafNetOptions
 from synthmr.methods.parts.patchnce import draw_places, patch_nce
-from synthmr.methods.parts.unpaired import foreground, on_background, shrink
+from synthmr.methods.parts.unpaired import on_background, shrink
 
 SOURCES, TARGET = ("T1w", "T2w"), "FLAIR"
 TINY: dict[str, Any] = {"filters": 4, "discriminator_filters": 4, "hidden": 8, "patches": 40}
@@ -32,7 +32,7 @@ def make(name: str, **options: Any) -> Cut | MafNet:
 
 
 def make_batch(size: tuple[int, int] = (64, 80)) -> Batch:
-    """Two samples with brains of their own; outside them, and outside that of the target, -1."""
+    """Two samples with brains of their own; outside them, and outside that of the target, -1, and in a black part of the target."""
     generator = torch.Generator().manual_seed(1)
     brain, other = torch.zeros(2, 1, *size, dtype=torch.bool), torch.zeros(2, 1, *size, dtype=torch.bool)
     brain[0, :, 8:40, 16:48] = brain[1, :, 24:56, 8:56] = True
@@ -42,7 +42,8 @@ def make_batch(size: tuple[int, int] = (64, 80)) -> Batch:
         return torch.where(inside, torch.rand(2, 1, *size, generator=generator) * 1.8 - 0.9, -1.0)
 
     images = {**{name: image(brain) for name in SOURCES}, TARGET: image(other)}
-    return Batch(images, mask=brain, paired=False)
+    images[TARGET][:, :, 20:30, 30:50] = -1.0
+    return Batch(images, mask=brain, target_mask=other, paired=False)
 
 
 class Record:
@@ -83,7 +84,7 @@ def by_hand(method: Cut | MafNet, batch: Batch, scale: int, brain: bool) -> dict
         blocks = image[..., :height, :width].unfold(2, scale, scale).unfold(3, scale, scale)
         return method.discriminator(blocks.mean(dim=(4, 5)))
 
-    assert batch.mask is not None
+    assert batch.mask is not None and batch.target_mask is not None
     torch.manual_seed(4)
     with torch.no_grad():
         fake = generate(x)
@@ -94,7 +95,7 @@ def by_hand(method: Cut | MafNet, batch: Batch, scale: int, brain: bool) -> dict
             "D": 0.5 * float((scores(real) - 1).square().mean() + scores(fake).square().mean()),
             "G_gan": float((scores(fake) - 1).square().mean()),
             "G_nce": compared(fake, x, batch.mask),
-            "G_idt": compared(generate(both), both, real > -1.0),
+            "G_idt": compared(generate(both), both, batch.target_mask),
         }
 
 
@@ -126,7 +127,7 @@ def test_with_brain_the_outside_of_the_sources_mask_is_not_looked_at(name: str) 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_without_a_mask_there_is_no_brain_to_look_at(name: str) -> None:
-    batch = replace(make_batch(), mask=None)
+    batch = replace(make_batch(), mask=None, target_mask=None)
     assert logs_of(make(name, brain=True), batch) == logs_of(make(name), batch)
 
 
@@ -180,10 +181,14 @@ def test_a_small_brain_is_drawn_whole_before_anything_else() -> None:
     assert all(sorted(each) == list(range(42)) for each in every.tolist())
 
 
-def test_air_that_was_interpolated_is_no_foreground() -> None:
-    """An antialiased resize makes -1 + 3e-7 of -1."""
-    image = torch.tensor([-1.0, -1 + 3e-7, -1 + 2**-11, 0.0, 1.0]).reshape(1, 1, 1, 5)
-    assert foreground(image).flatten().tolist() == [False, False, True, True, True]
+def test_places_in_a_padded_image_are_those_of_the_brain() -> None:
+    """Layer 0 is the image with three mirrored pixels on every side."""
+    batch = make_batch()
+    assert batch.mask is not None
+    padded = torch.nn.functional.pad(batch.images["T1w"], (3, 3, 3, 3), mode="reflect")
+    (at,) = draw_places([padded], int(batch.mask[0].sum()), batch.mask)
+    seen = sorted(divmod(place, 80 + 6) for place in at[0].tolist())
+    assert seen == [(row + 3, column + 3) for row in range(8, 40) for column in range(16, 48)]
 
 
 @pytest.mark.parametrize("brain", [False, True])

@@ -16,7 +16,8 @@ class Batch:
     Attributes:
         images: contrast -> ``(B, 1, H, W)`` float32, normalised; a sample that lacks the contrast holds zeros.
         present: contrast -> ``(B,)`` bool. A contrast that is not a key is absent from every sample.
-        mask: ``(B, 1, H, W)`` bool, the brain, or None.
+        mask: ``(B, 1, H, W)`` bool, the brain, or None; of the sources where the targets are of other subjects.
+        target_mask: the brain of targets that are of other subjects; None where there are none, or it is not known.
         coords: ``(B, 3)`` float32, relative position of the slice or patch centre in the brain box, or None.
         segmentation: ``(B, 1, H, W)`` int64 labels, or None.
         paired: whether sources and targets show the same anatomy.
@@ -25,6 +26,7 @@ class Batch:
     images: Mapping[str, Tensor]
     present: Mapping[str, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
+    target_mask: Tensor | None = None
     coords: Tensor | None = None
     segmentation: Tensor | None = None
     paired: bool = True
@@ -38,6 +40,11 @@ class Batch:
     def size(self) -> int:
         """Number of samples B."""
         return len(next(iter(self.images.values())))
+
+    @property
+    def target_brain(self) -> Tensor | None:
+        """``(B, 1, H, W)`` bool: the brain that the targets show, or None where it is not known."""
+        return self.mask if self.paired else self.target_mask
 
     def stack(self, contrasts: Sequence[str]) -> Tensor:
         """``(B, N, H, W)``: the named contrasts as channels, in the given order."""
@@ -62,6 +69,7 @@ class Batch:
             images=images,
             present={name: flag.to(device) for name, flag in self.present.items()},
             mask=move(self.mask),
+            target_mask=move(self.target_mask),
             coords=move(self.coords),
             segmentation=move(self.segmentation),
             paired=self.paired,

@@ -35,13 +35,13 @@ def augment(
     Args:
         batch: images ``(B, 1, H, W)``, mask given.
         config: what may change, and by how much.
-        sources: the contrasts whose intensities change.
+        sources: the contrasts whose intensities change; the others are targets.
         low: contrast -> ``(B,)`` normalised background.
         high: contrast -> ``(B,)`` normalised top of the range.
         generator: of every random number.
     """
     if config.flip or config.rotate or config.scale or config.shift:
-        batch = _spatial(batch, config, low, generator)
+        batch = _spatial(batch, config, sources, low, generator)
     if config.gain or config.gamma or config.curve or config.bias or config.noise:
         images = dict(batch.images)
         for name in sorted(sources):
@@ -56,7 +56,9 @@ def _uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return torch.rand(tuple(shape), generator=generator) * 2 - 1
 
 
-def _spatial(batch: Batch, config: AugmentConfig, low: Mapping[str, Tensor], generator: torch.Generator) -> Batch:
+def _spatial(
+    batch: Batch, config: AugmentConfig, sources: Sequence[str], low: Mapping[str, Tensor], generator: torch.Generator
+) -> Batch:
     """One flip and one affine map a sample, the same for all its images."""
     count = batch.size
     flips = torch.rand(count, generator=generator) < config.flip
@@ -74,16 +76,23 @@ def _spatial(batch: Batch, config: AugmentConfig, low: Mapping[str, Tensor], gen
         level = level.view(-1, 1, 1, 1)
         return F.grid_sample(image - level, grid, mode="bilinear", align_corners=False) + level
 
-    mask = move(batch.mask, None, labels=True) if batch.mask is not None else None
+    def move_labels(labels: Tensor | None) -> Tensor | None:
+        return None if labels is None else move(labels, None, labels=True)
+
+    moved = replace(
+        batch,
+        mask=move_labels(batch.mask),
+        target_mask=move_labels(batch.target_mask),
+        segmentation=move_labels(batch.segmentation),
+    )
     images = {}
     for name, image in batch.images.items():
-        moved = move(image, low[name])
-        if mask is not None and grid is not None and batch.paired:
+        images[name] = move(image, low[name])
+        brain = moved.mask if name in sources else moved.target_brain
+        if brain is not None and grid is not None:
             # interpolation leaks brain over its border: outside the moved mask is background again
-            moved = torch.where(mask, moved, low[name].view(-1, 1, 1, 1))
-        images[name] = moved
-    segmentation = move(batch.segmentation, None, labels=True) if batch.segmentation is not None else None
-    return replace(batch, images=images, mask=mask, segmentation=segmentation)
+            images[name] = torch.where(brain, images[name], low[name].view(-1, 1, 1, 1))
+    return replace(moved, images=images)
 
 
 def _grid(batch: Batch, config: AugmentConfig, generator: torch.Generator) -> Tensor:

@@ -22,10 +22,15 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_batch(batch: Batch, size: tuple[int, int]) -> Batch:
-    """All images, mask and labels of a batch to (h, w)."""
+    """All images, masks and labels of a batch to (h, w)."""
+
+    def smaller(labels: Tensor | None) -> Tensor | None:
+        return None if labels is None else resize_labels(labels, size)
+
     return replace(
         batch,
         images={name: resize_image(image, size) for name, image in batch.images.items()},
-        mask=None if batch.mask is None else resize_labels(batch.mask, size),
-        segmentation=None if batch.segmentation is None else resize_labels(batch.segmentation, size),
+        mask=smaller(batch.mask),
+        target_mask=smaller(batch.target_mask),
+        segmentation=smaller(batch.segmentation),
     )

@@ -219,7 +219,7 @@ class Sampler:
         return self._samples[found, :2]
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step: images ``(B, 1, H, W)`` float32, mask, coords and, where every case has one, segmentation."""
+        """The batch of a step: images ``(B, 1, H, W)`` float32, masks, coords and, where every case has one, segmentation."""
         rng = np.random.default_rng([self.seed, 12, step, self.rank])
         chosen = self.chosen(step).copy()
         random = chosen[:, 2] < 0
@@ -230,18 +230,20 @@ class Sampler:
         mask = self._gather(where, "mask") > 0
         if self.augment_config.mix:
             self._mix(images, mask, chosen[:, 0], np.random.default_rng([self.seed, 14, step, self.rank]))
-        other = where
+        other, target_mask = where, None
         if not self.paired:
             partners = self.partners(step)
             other = [
                 (self.cases[index], int(number), row, column)
                 for (index, number), (_, _, row, column) in zip(partners, where, strict=True)
             ]
+            target_mask = self._gather(other, "mask") > 0
         images |= {name: self._gather(other, name) for name in self.targets}
         labelled = all(case.segmentation is not None for case in self.cases)
         batch = Batch(
             images=images,
             mask=mask,
+            target_mask=target_mask,
             coords=self._coords(where),
             segmentation=self._gather(where, "segmentation").long() if labelled else None,
             paired=self.paired,

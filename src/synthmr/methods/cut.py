@@ -35,7 +35,7 @@ from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_
 from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
 from synthmr.methods.parts.resnet import LEAST, ResnetDecoder, ResnetEncoder, Skip
-from synthmr.methods.parts.unpaired import foreground, on_background, shrink
+from synthmr.methods.parts.unpaired import on_background, shrink
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -150,6 +150,7 @@ class Cut(NeuralMethod):
             "sample.min_brain": 0.0,
             "augment.flip": 0.5,
             "train.epochs": 400,
+            "train.level": False,
             "train.lr": 2e-4,
             "train.beta1": 0.5,
             "train.schedule": "linear",
@@ -159,9 +160,13 @@ class Cut(NeuralMethod):
             "options.filters": 16,
             "options.blocks": 5,
             "options.discriminator_filters": 16,
+            "options.discriminator_steps": 3,
+            "options.discriminator_scale": 2,
+            "options.brain": True,
             "options.hidden": 64,
             "options.patches": 128,
             "sample.batch": 2,
+            "sample.min_brain": 0.2,
             "augment.flip": 0.5,
             "train.minutes": 12.0,
             "train.lr": 4e-4,
@@ -221,8 +226,7 @@ class Cut(NeuralMethod):
             losses["G_nce"] = options.nce_weight * self._nce(fake, source, brain)
         if options.identity_weight:
             same, maps = self.generator(self._on_all(real))
-            # without pairs the batch's mask is of another subject
-            own = None if brain is None else foreground(real)
+            own = batch.target_brain if options.brain else None
             losses["G_idt"] = options.identity_weight * self._nce(same, maps, own)
         if options.l1_weight:
             losses["G_l1"] = options.l1_weight * F.l1_loss(fake.float(), real)

@@ -49,7 +49,7 @@ from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
 from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder, Skip
 from synthmr.methods.parts.tumour import CLASSES, CONVENTIONS, convention_of, to_classes
-from synthmr.methods.parts.unpaired import foreground, on_background, shrink
+from synthmr.methods.parts.unpaired import on_background, shrink
 
 FUSIONS = ("maf", "mean", "single")
 JOINT = ("auto", "true", "false")
@@ -258,6 +258,7 @@ class MafNet(NeuralMethod):
             "sample.min_brain": 0.0,
             "sample.batch": 4,
             "train.epochs": 110,
+            "train.level": False,
             "train.lr": 4e-4,
             "train.beta1": 0.5,
             "train.schedule": "constant",
@@ -424,8 +425,7 @@ class MafNet(NeuralMethod):
             losses["G_nce"] = options.nce_weight * self.contrast(fake, compared, brain)
         if options.identity_weight:
             same, maps = self.generator([real] * len(self.sources))
-            # the batch's mask is of the sources' subject
-            own = None if brain is None else foreground(real)
+            own = batch.target_brain if options.brain else None
             losses["G_idt"] = options.identity_weight * self.contrast(same, maps, own)
         synthesis = torch.stack(list(losses.values())).sum()
         logs = {"D": d_loss.detach(), **{name: loss.detach() for name, loss in losses.items()}}

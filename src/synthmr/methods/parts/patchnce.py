@@ -63,8 +63,9 @@ def draw_places(features: Sequence[Tensor], count: int, within: Tensor | None = 
         if drawn is None:
             found.append(torch.randperm(pixels)[:count].expand(len(maps), -1).to(maps.device))
             continue
-        # layer 0 is the image padded by three pixels; there the mask is stretched and up to three pixels off
-        inside = F.interpolate(drawn, size=size).flatten(1) > 0
+        # a map that is larger than the image is the padded image: the padding mirrors, and is no place of the brain's own
+        rows, columns = (max(0, (now - before) // 2) for now, before in zip(size, drawn.shape[2:], strict=True))
+        inside = F.interpolate(F.pad(drawn, (columns, columns, rows, rows)), size=size).flatten(1) > 0
         # numbers from 0 to 1 outside and from 1 to 2 inside, the largest first
         order = torch.rand(inside.shape) + inside
         found.append(order.topk(min(count, pixels), dim=1).indices.to(maps.device))

@@ -24,11 +24,6 @@ def on_background(image: Tensor, brain: Tensor | None) -> Tensor:
     return image if brain is None else torch.where(brain, image, BACKGROUND)
 
 
-def foreground(image: Tensor) -> Tensor:
-    """Where an image ``(B, 1, H, W)`` is brighter than its background, bool; interpolation moves that by less than a millionth."""
-    return image > BACKGROUND + 1e-4
-
-
 def shrink(image: Tensor, scale: int) -> Tensor:
     """Means over blocks of ``scale`` x ``scale`` pixels: ``(B, C, H, W) -> (B, C, H // scale, W // scale)``."""
     return F.avg_pool2d(image, scale) if scale > 1 else image
