@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from helpers import blob_brain, write_case
 from synthmr import pipeline
+from synthmr.data.sampling import case_batch
 from synthmr.errors import RunError
 from synthmr.evaluate.metrics import psnr
 from synthmr.methods import registry
@@ -53,9 +55,10 @@ def test_a_factor_has_limits() -> None:
 def test_the_brain_is_scaled_about_the_background_and_nothing_else() -> None:
     volume = np.where(blob_brain(SHAPE, 1) > 0, blob_brain(SHAPE, 1) / 160 - 1, 0.25).astype(np.float32)  # -1 to 1 inside
     mask = blob_brain(SHAPE, 1) > 0
-    found = levels.apply(volume, mask, PERCENTILE, Level(0.9, 1.0, 99.5))
+    found, told = levels.bring_to_level(volume, mask, PERCENTILE, Level(0.9, 1.0, 99.5))
     unit = (volume + 1) / 2
     factor = 0.9 / np.percentile(unit[mask], 99.5)
+    assert told == pytest.approx(factor, rel=1e-6)
     np.testing.assert_allclose((found[mask] + 1) / 2, unit[mask] * factor, rtol=1e-5)
     assert np.percentile((found[mask] + 1) / 2, 99.5) == pytest.approx(0.9, rel=1e-5)
     assert (found[~mask] == np.float32(0.25)).all() and found.dtype == np.float32
@@ -82,7 +85,7 @@ def rows_of(gains: np.ndarray, noise: float = 0.0) -> np.ndarray:
 
 def test_a_gain_of_each_case_is_undone() -> None:
     gains = np.array([0.7, 0.9, 1.1, 1 / (0.7 * 0.9 * 1.1)])  # their geometric mean is 1
-    level = fit_level(rows_of(gains), True, 99.5)
+    level = fit_level(rows_of(gains), 4, True, 99.5)
     assert level is not None and level.exponent == 1.0 and level.top == pytest.approx(1.0, rel=1e-9)
     for gain in gains:
         assert level.factor(gain) == pytest.approx(1 / gain, rel=1e-9)
@@ -93,29 +96,38 @@ def test_half_a_gain_is_half_undone() -> None:
     gains = np.array([0.8, 0.9, 1.0, 1 / (0.8 * 0.9)])
     rows = rows_of(gains)
     rows[:, 0] = gains**2
-    level = fit_level(rows, True, 99.5)
+    level = fit_level(rows, 4, True, 99.5)
     assert level is not None and level.exponent == pytest.approx(0.5)
 
 
 def test_a_top_that_says_nothing_is_left_alone() -> None:
     rows = rows_of(np.ones(4))
     rows[:, 0] = [0.6, 0.9, 1.1, 1.7]
-    assert fit_level(rows, True, 99.5) is None
+    assert fit_level(rows, 4, True, 99.5) is None
+
+
+def test_validation_cases_tell_k_and_not_the_top() -> None:
+    """A network that knows the level of its training cases learns from the others that their top tells it."""
+    known, unknown = rows_of(np.ones(4)), rows_of(np.array([0.7, 0.8]))
+    known[:, 0] = [0.98, 1.02, 0.99, 1 / (0.98 * 1.02 * 0.99)]
+    assert fit_level(known, 4, True, 99.5) is None
+    level = fit_level(np.concatenate([known, unknown]), 4, True, 99.5)
+    assert level is not None and level.top == pytest.approx(1.0) and level.exponent > 0.9
 
 
 def test_without_pairs_the_truth_is_not_looked_at() -> None:
     rows = rows_of(np.array([0.8, 0.9, 1.2]))
-    level = fit_level(rows, False, 99.5)
+    level = fit_level(rows, 3, False, 99.5)
     other = rows * [1, 1, -3, 0.1]
-    assert level == fit_level(other, False, 99.5) == Level(pytest.approx((0.8 * 0.9 * 1.2) ** (1 / 3)), 1.0, 99.5)
+    assert level == fit_level(other, 3, False, 99.5) == Level(pytest.approx((0.8 * 0.9 * 1.2) ** (1 / 3)), 1.0, 99.5)
 
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_too_little_to_learn_from(paired: bool) -> None:
     rows = rows_of(np.array([0.7, 0.9, 1.1, 1.4]))
-    assert fit_level(rows[:2], paired, 99.5) is None
+    assert fit_level(rows[:2], 2, paired, 99.5) is None
     rows[1, 1], rows[2, 0] = np.nan, 0.0
-    assert fit_level(rows, paired, 99.5) is None
+    assert fit_level(rows, 2, paired, 99.5) is fit_level(rows, 4, paired, 99.5) is None
 
 
 def test_every_subset_has_a_level_of_its_own_where_they_are_few() -> None:
@@ -178,7 +190,7 @@ def test_a_run_learns_its_level_and_gains_by_it(run: Path, lesions: Path, cache:
 
 def test_normalised_files_are_levelled_and_scanner_units_are_not(run: Path, lesions: Path, cache: Path, tmp_path: Path) -> None:
     plain = train(lesions, tmp_path / "plain", cache, "linear", "train.level=false")
-    made = {}
+    made, told = {}, 1.0
     for word, each in (("with", run), ("without", plain)):
         for intensity in ("scanner", "normalized"):
             path = tmp_path / word / intensity / "FLAIR.nii.gz"
@@ -187,12 +199,13 @@ def test_normalised_files_are_levelled_and_scanner_units_are_not(run: Path, lesi
             pipeline.synthesize_files(each, words, path, intensity=intensity)
             made[word, intensity] = nib.load(path).get_fdata()
             record = json.loads(path.with_name("FLAIR.json").read_text())
-            assert ("levels" in record["settings"]) == (word == "with" and intensity == "normalized")
+            assert ("level" in record["settings"]) == (word == "with" and intensity == "normalized")
+            told = record["settings"].get("level", {}).get("factor", told)
     np.testing.assert_array_equal(made["with", "scanner"], made["without", "scanner"])
     (level,) = load_run(run).levels["FLAIR"].values()
     plainly, inside = made["without", "normalized"], made["without", "normalized"] != 0
     factor = (level.top / np.percentile(plainly[inside], 99.5)) ** level.exponent
-    assert abs(factor - 1) > 0.02
+    assert abs(factor - 1) > 0.02 and told == pytest.approx(factor, rel=1e-5)
     np.testing.assert_allclose(made["with", "normalized"], plainly * factor, rtol=1e-4, atol=1e-6)
 
 
@@ -205,7 +218,7 @@ def test_a_result_of_other_levels_is_another_result(run: Path, lesions: Path, tm
     folder = RunFolder.open(mine)
     folder.write_info({**folder.info, "levels": {}})
     failed = pipeline.synthesize_cohort(mine, lesions, **call).failed
-    assert set(failed) == {"h", "i"} and all("stems from other levels" in why for why in failed.values())
+    assert set(failed) == {"h", "i"} and all("stems from another level" in why for why in failed.values())
 
 
 @pytest.mark.parametrize("damage", [{"FLAIR": {"T1w+T2w": {"top": 1}}}, {"FLAIR": 3}, [1]])
@@ -240,6 +253,54 @@ def test_a_network_that_takes_any_subset_has_a_level_for_each(
     found = RunFolder.open(tmp_path / "more").info["levels"]
     assert found["FLAIR"] == own  # none for both sources, as before
     assert found["PDw"] == {key: {"top": 0.7, "exponent": 0.5, "percentile": 99.5} for key in ("T1w", "T2w", "T1w+T2w")}
+
+    pipeline.extend(out, lesions, tmp_path / "wider", "PDw", "", cache=cache, budget={"steps": 2})
+    found = RunFolder.open(tmp_path / "wider").info["levels"]["FLAIR"]
+    assert {names: found[names] for names in own} == own and "T1w+T2w" not in found
+    assert set(found) - set(own) == {"PDw", "T1w+PDw", "T2w+PDw", "T1w+T2w+PDw"}
+
+
+def test_a_run_that_is_killed_while_it_learns_its_level_learns_it_when_resumed(
+    lesions: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = pipeline.configure(
+        "unet", "T1w,T2w", "FLAIR", settings=["options.filters=4", "train.images=false"], budget={"steps": 2}
+    )
+    store, split = pipeline.prepared(lesions, config, cache=cache)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("synthmr.train.level.fit_level", killed)
+        pipeline.train(config, store, split, tmp_path / "run", accelerator="cpu")
+    assert RunFolder.open(tmp_path / "run").info["status"] != "finished" and load_run(tmp_path / "run").levels == {}
+    monkeypatch.setattr("synthmr.train.level.fit_level", lambda *_: Level(0.7, 0.5, 99.5))
+    pipeline.train(config, store, split, tmp_path / "run", resume=True, accelerator="cpu")
+    info = RunFolder.open(tmp_path / "run").info
+    assert info["status"] == "finished" and load_run(tmp_path / "run").levels == {"FLAIR": {"T1w+T2w": Level(0.7, 0.5, 99.5)}}
+
+
+@pytest.mark.parametrize(("settings", "slices"), [(("train.level=false",), 0), ((), 32)])
+def test_the_cost_is_bounded(
+    settings: Sequence[str], slices: int, lesions: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training and validation cases, so many slices of each; with more sets of sources fewer."""
+    asked: list[tuple[str, int]] = []
+    real = case_batch
+
+    def counted(store: object, name: str, contrasts: Sequence[str], most: int) -> object:
+        asked.append((name, most))
+        return real(store, name, contrasts, most=most)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("synthmr.train.level.case_batch", counted)
+    train(lesions, tmp_path / "linear", cache, "linear", *settings)
+    assert asked == ([(name, 32) for name, (_, part) in CASES.items() if part != "test"] if slices else [])
+    asked.clear()
+    monkeypatch.setattr("synthmr.train.level.MOST_OF_ALL", 90)
+    small = ("options.filters=2", "sample.batch=2", "train.images=false", "train.precision=32", "train.ema=0")
+    train(lesions, tmp_path / "milr", cache, "milr", *small, *settings, steps=1)
+    assert [most for _, most in asked] == ([4] * 21 if slices else [])
 
 
 def test_what_trains_without_pairs_has_the_whole_correction(lesions: Path, cache: Path, tmp_path: Path) -> None:

@@ -107,6 +107,16 @@ def test_a_step_is_the_papers_objective_on_what_it_looks_at(name: str, brain: bo
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_with_brain_nothing_real_is_outside_the_target_s_own_brain(name: str) -> None:
+    """A resize draws the target over its border, where no generated image has anything."""
+    batch = make_batch()
+    assert batch.target_mask is not None
+    leaking = replace(batch, images={**batch.images, TARGET: torch.where(batch.target_mask, batch.images[TARGET], -0.8)})
+    assert logs_of(make(name, brain=True), leaking) == logs_of(make(name, brain=True), batch)
+    assert logs_of(make(name), leaking) != logs_of(make(name), batch)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_with_brain_the_outside_of_the_sources_mask_is_not_looked_at(name: str) -> None:
     """A generator that draws something else there is told the same; without, it is told otherwise."""
     batch = make_batch()

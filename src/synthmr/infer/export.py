@@ -22,7 +22,7 @@ from synthmr.errors import DataError, SynthmrError, UsageError, did_you_mean
 from synthmr.infer.canvas import Canvas
 from synthmr.infer.precision import best_device, resolve_precision
 from synthmr.infer.predict import InferSettings, predict_case
-from synthmr.prepare.level import Levels, to_json
+from synthmr.prepare.level import Level, bring_to_level, level_of
 
 if TYPE_CHECKING:
     from synthmr.run import LoadedRun
@@ -292,16 +292,17 @@ class _Job:
         if not there:
             return False
         expected = self._identity(case)
-        for path in there.values():
-            reason = _difference(path, expected)
+        sources = [name for name in self.inputs(case) if name not in (MASK, SEGMENTATION)]
+        for name, path in there.items():
+            level = self._level(name, sources)
+            reason = _difference(path, {**expected, "level": {} if level is None else asdict(level)})
             if reason:
                 raise DataError(f"{path} exists {reason}; --overwrite replaces it, another --out keeps it.")
         return len(there) == len(outputs)
 
-    @property
-    def _levels(self) -> Levels:
+    def _level(self, contrast: str, sources: Sequence[str]) -> Level | None:
         """Levels belong to normalised units; in scanner units the case's own gain, which is not known, would undo them."""
-        return self.run.levels if self.intensity == "normalized" else {}
+        return level_of(self.run.levels, contrast, sources) if self.intensity == "normalized" else None
 
     def _identity(self, case: Case) -> dict[str, Any]:
         """The part of a sidecar that decides whether a result is the one asked for."""
@@ -312,7 +313,6 @@ class _Job:
             "inputs": {name: sha256(path) for name, path in self.inputs(case).items()},
             "intensity": self.intensity,
             "inference": _plain(asdict(self.settings)),
-            "levels": to_json(self._levels),
         }
 
     def synthesize(self, case: Case, outputs: Mapping[str, Path]) -> tuple[str, ...]:
@@ -332,18 +332,20 @@ class _Job:
         prepared = prepare_images(volumes, config.prepare, config.targets, mask, labels, self.run.landmarks, case.name)
         targets = tuple(name for name in outputs if name in config.targets)
         normalizers = self.run.target_normalizers
-        predicted = predict_case(
-            self.run.method, prepared, targets, self.plane, self.settings, normalizers, self.canvas, self._levels
-        )
+        predicted = predict_case(self.run.method, prepared, targets, self.plane, self.settings, normalizers, self.canvas)
         maps = self._maps(prepared)
         like = volumes[names[0]]
         notes = _notes(volumes, prepared)
         for contrast, path in outputs.items():
+            levelled: dict[str, Any] = {}
             if contrast in predicted:
-                array = to_disk_units(predicted[contrast], prepared, self.run.target_normalizers[contrast], self.intensity)
+                params, level = normalizers[contrast], self._level(contrast, names)
+                image, factor = bring_to_level(predicted[contrast], prepared.mask, params, level)
+                array = to_disk_units(image, prepared, params, self.intensity)
+                levelled = {} if level is None else {"level": {**asdict(level), "factor": factor}}
             else:
                 array = restore(maps[contrast], prepared)
-            self._write(path, array, like, case, contrast, files, notes)
+            self._write(path, array, like, case, contrast, files, notes, levelled)
         return notes
 
     def _maps(self, prepared: PreparedCase) -> dict[str, np.ndarray]:
@@ -380,6 +382,7 @@ class _Job:
         contrast: str,
         files: Mapping[str, Path],
         notes: Iterable[str],
+        levelled: Mapping[str, Any],
     ) -> None:
         """Write image and sidecar so that a reader finds both or neither.
 
@@ -400,7 +403,7 @@ class _Job:
             intensity=self.intensity,
             settings={
                 "inference": _plain(asdict(self.settings)),
-                **({"levels": to_json(self._levels)} if self._levels else {}),
+                **levelled,
                 **self._units(contrast),
                 **({"lesion_mask": NO_LESION} if str(self.lesion) == NO_LESION else {}),
                 "computed_with": {"precision": self.precision.name, "device": str(self.device)},
@@ -460,7 +463,7 @@ def _difference(path: Path, expected: Mapping[str, Any]) -> str:
         inputs = {entry["contrast"]: entry["sha256"] for entry in data["inputs"]}
         found = {"run_hash": data["run_hash"], "inputs": inputs, "intensity": data["intensity"]}
         found["inference"] = data["settings"]["inference"]
-        found["levels"] = data["settings"].get("levels", {})
+        found["level"] = {key: value for key, value in data["settings"].get("level", {}).items() if key != "factor"}
         digest = data["image_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return "without a readable synthmr sidecar"
@@ -468,7 +471,7 @@ def _difference(path: Path, expected: Mapping[str, Any]) -> str:
         "run_hash": "another run",
         "inputs": "other input files",
         "intensity": "another intensity scale",
-        "levels": "other levels",
+        "level": "another level",
     }
     for key, value in expected.items():
         if found[key] != value:

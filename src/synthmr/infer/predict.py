@@ -24,9 +24,7 @@ from synthmr.infer.precision import PRECISIONS, SWITCHES, Precision, resolve_pre
 from synthmr.infer.stitch import WINDOWS, Tiling, blend, cut, next_multiple, tiling, window
 from synthmr.infer.windows import Window, batches, brain_windows, scatter, sees_whole_slice, whole_windows, window_batch
 from synthmr.methods.contract import Method, NeuralMethod
-from synthmr.prepare.level import Levels
-from synthmr.prepare.level import apply as apply_level
-from synthmr.prepare.level import key as subset_key
+from synthmr.prepare.level import Levels, bring_to_level, level_of
 
 MODES = ("slices", "patches")
 
@@ -134,9 +132,9 @@ def predict_case(
                 f"the predicted {name} of case {prepared.name} holds {bad} NaN or infinite voxels: the run of"
                 f" {method.spec.name} has diverged, or its inputs leave what it was trained on; nothing is written."
             )
-        level = (levels or {}).get(name, {}).get(subset_key(sources))
+        level = level_of(levels, name, sources)
         if level is not None:
-            out[name] = apply_level(volume, prepared.mask, known[name], level)
+            out[name], _ = bring_to_level(volume, prepared.mask, known[name], level)
     return out
 
 

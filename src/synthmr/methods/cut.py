@@ -213,8 +213,8 @@ class Cut(NeuralMethod):
         if options.l1_weight and not batch.paired:
             raise UsageError(f"options.l1_weight={options.l1_weight:g} needs the truth of each sample; add --set sample.paired=on.")
         fake, source = self.generator(batch.stack(self.sources))
-        brain = batch.mask if options.brain else None
-        fake = on_background(fake, brain)
+        brain, own = (batch.mask, batch.target_brain) if options.brain else (None, None)
+        fake, real = on_background(fake, brain), on_background(real, own)
         judged_real, judged_fake = (shrink(image, options.discriminator_scale) for image in (real, fake))
         for _ in range(options.discriminator_steps):
             d_loss = discriminator_loss(self.discriminator(judged_real), self.discriminator(judged_fake.detach()), options.gan)
@@ -226,7 +226,6 @@ class Cut(NeuralMethod):
             losses["G_nce"] = options.nce_weight * self._nce(fake, source, brain)
         if options.identity_weight:
             same, maps = self.generator(self._on_all(real))
-            own = batch.target_brain if options.brain else None
             losses["G_idt"] = options.identity_weight * self._nce(same, maps, own)
         if options.l1_weight:
             losses["G_l1"] = options.l1_weight * F.l1_loss(fake.float(), real)

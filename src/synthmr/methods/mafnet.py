@@ -412,8 +412,8 @@ class MafNet(NeuralMethod):
         real = batch.images[self.targets[0]]
         check_judged(real, self.spec.name, options.discriminator_scale)
         fake, compared = self.generator([batch.images[name] for name in self.sources])
-        brain = batch.mask if options.brain else None
-        fake = on_background(fake, brain)
+        brain, own = (batch.mask, batch.target_brain) if options.brain else (None, None)
+        fake, real = on_background(fake, brain), on_background(real, own)
         judged_real, judged_fake = (shrink(image, options.discriminator_scale) for image in (real, fake))
         for _ in range(options.discriminator_steps):
             d_loss = discriminator_loss(self.discriminator(judged_real), self.discriminator(judged_fake.detach()), options.gan)
@@ -425,7 +425,6 @@ class MafNet(NeuralMethod):
             losses["G_nce"] = options.nce_weight * self.contrast(fake, compared, brain)
         if options.identity_weight:
             same, maps = self.generator([real] * len(self.sources))
-            own = batch.target_brain if options.brain else None
             losses["G_idt"] = options.identity_weight * self.contrast(same, maps, own)
         synthesis = torch.stack(list(losses.values())).sum()
         logs = {"D": d_loss.detach(), **{name: loss.detach() for name, loss in losses.items()}}

@@ -2,8 +2,8 @@
 
 The normaliser `percentile` maps the 99.5th percentile of every brain to 1, a lesion's where there is one that is bright enough. The
 rest of the brain is the darker for it: healthy white matter of FLAIR lies at 0.35 beside a large oedema and at 0.6 without.
-A network that sees slices predicts the level of its training cases. The volume that it predicts tells: where its own 99.5th
-percentile is lower than those of the training cases, the volume that it stands for would have been normalised to a higher level.
+A network that sees slices predicts the level of its training cases. The volume that it predicts tells part of it: where its own
+99.5th percentile is lower than those of the training cases, the volume that it stands for would have been normalised higher.
 
     u' = u (Q / q)^k
 
@@ -51,9 +51,14 @@ class Level:
 Levels = Mapping[str, Mapping[str, Level]]
 
 
-def key(sources: Sequence[str]) -> str:
+def subset_key(sources: Sequence[str]) -> str:
     """The name of a set of sources, in the run's order."""
     return "+".join(sources)
+
+
+def level_of(levels: Levels | None, target: str, sources: Sequence[str]) -> Level | None:
+    """The level of a target that is predicted from these sources; None: it stays as it is."""
+    return (levels or {}).get(target, {}).get(subset_key(sources))
 
 
 def to_json(levels: Levels) -> dict[str, dict[str, dict[str, float]]]:
@@ -75,18 +80,22 @@ def from_json(data: Mapping[str, Any]) -> dict[str, dict[str, Level]]:
     }
 
 
-def apply(volume: np.ndarray, mask: np.ndarray, params: Mapping[str, Any], level: Level) -> np.ndarray:
+def bring_to_level(
+    volume: np.ndarray, mask: np.ndarray, params: Mapping[str, Any], level: Level | None
+) -> tuple[np.ndarray, float]:
     """Bring a predicted volume to its level.
 
     Args:
         volume: ``(X, Y, Z)`` in normalised units.
         mask: ``(X, Y, Z)`` bool, the brain; voxels outside are left alone.
         params: of the target's normaliser.
-        level: of this target and these sources.
+        level: of this target and these sources; None: as it is.
 
     Returns:
-        ``(X, Y, Z)`` float32.
+        ``(X, Y, Z)`` float32, and the factor that it was multiplied by about the background.
     """
+    if level is None:
+        return volume, 1.0
     low = np.float32(background(params))
     factor = level.factor(float(np.percentile(to_unit(volume[mask], params), level.percentile)))
-    return np.where(mask, low + (volume - low) * np.float32(factor), volume).astype(np.float32)
+    return np.where(mask, low + (volume - low) * np.float32(factor), volume).astype(np.float32), factor

@@ -136,5 +136,5 @@ def inherit(info: Mapping[str, Any], run: LoadedRun) -> dict[str, Any]:
     """The record of a run that extends another: what its old outputs mean stays what it was."""
     normalizers = {**info["target_normalizers"], **run.target_normalizers}
     landmarks = {**info["landmarks"], **run.landmarks}
-    extends = {"extends": run.hash, "levels": to_json(run.levels)}
-    return {**info, "target_normalizers": normalizers, "landmarks": landmarks, **extends}
+    kept = {"target_normalizers": normalizers, "landmarks": landmarks, "levels": to_json(run.levels)}
+    return {**info, **kept, "extends": run.hash}

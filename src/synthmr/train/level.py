@@ -1,13 +1,15 @@
-"""What a trained run learns of the level of its volumes: Q and k of `synthmr.prepare.level`, from its training cases.
+"""What a trained run learns of the level of its volumes: Q and k of `synthmr.prepare.level`.
 
-With pairs, k is the share of the correction that brings the predictions nearest to the truth, and 0 where it brings them no nearer:
-T1ce, whose top is an enhancement that no network foresees. Without pairs nothing can tell; there k is 1: the volumes that
-come out are to have the top of the volumes that are wanted, as slices are to look like theirs.
+Q is of its training cases. With pairs, k is the share of the correction that brings the predictions of training and validation
+cases nearest to the truth, and 0 where it brings them no nearer: T1ce, whose top is an enhancement that no network foresees.
+Training cases alone would not do, since a network that knows them by heart knows their level as well; validation cases are few.
+Without pairs nothing can tell; there k is 1: the volumes that are wanted all have the same top, so those that come out are
+given one too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -15,16 +17,17 @@ import torch
 
 from synthmr.data.sampling import case_batch
 from synthmr.data.store import Store
+from synthmr.errors import DataError
 from synthmr.infer.canvas import Canvas
 from synthmr.infer.precision import Precision
 from synthmr.methods.contract import NeuralMethod, Spec, is_paired
-from synthmr.prepare.level import LIMIT, NORMALIZER, Level, key
+from synthmr.prepare.level import LIMIT, NORMALIZER, Level, subset_key
 from synthmr.run import LoadedRun
 from synthmr.train.validate import predict_batch
 
-#: cases and slices of each that are predicted, evenly spaced
-MOST_CASES, MOST_SLICES = 24, 32
-#: fewer tell nothing of how cases differ
+#: subjects, a session of each, and slices that are predicted, evenly spaced; slices of all cases and sets of sources together
+MOST_CASES, MOST_SLICES, MOST_OF_ALL = 24, 32, 768
+#: fewer subjects tell nothing of how they differ
 LEAST_CASES = 3
 #: sets of sources of a method that takes any of them; with more, only predictions from all sources are levelled
 MOST_SUBSETS = 15
@@ -33,7 +36,12 @@ EXPONENTS, GAIN = np.arange(21) / 20, 0.01
 
 
 def fit_levels(
-    run: LoadedRun, store: Store, device: torch.device, precision: Precision, kept: Sequence[str] = ()
+    run: LoadedRun,
+    store: Store,
+    device: torch.device,
+    precision: Precision,
+    old: Sequence[str] = (),
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, dict[str, Level]]:
     """The levels of a run's predictions, target -> sources -> level; nothing where it has none.
 
@@ -42,25 +50,31 @@ def fit_levels(
         store: its training data.
         device: that computes.
         precision: number format.
-        kept: sources and targets of the run that this one extends; what it made of them alone keeps its level, or none.
+        old: sources and targets of the run that this one extends; what it made of them alone keeps its level, or none.
+        say: is told that this takes a moment.
     """
     config = run.config
-    names = _spread(run.split.train, MOST_CASES)
+    paired = is_paired(run.method.spec, config.sample)
+    training = _one_a_subject(run.split.train, store)
+    names = [*training, *(_one_a_subject(run.split.validation, store) if paired else ())]
     found: dict[str, dict[str, Level]] = {target: dict(each) for target, each in run.levels.items()}
-    if not config.train.level or config.prepare.normalizer != NORMALIZER or len(names) < LEAST_CASES:
+    if not config.train.level or config.prepare.normalizer != NORMALIZER or len(training) < LEAST_CASES:
         return found
     if isinstance(run.method, NeuralMethod):
         run.method.to(device)
         if precision.channels_last:
             run.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    paired = is_paired(run.method.spec, config.sample)
-    for sources in subsets_of(run.method.spec, config.sources):
-        wanted = [target for target in config.targets if not {*sources, target} <= set(kept)]
-        rows = [_case(run, store, name, sources, wanted, device, precision) for name in names] if wanted else []
+    if say is not None:
+        say(f"learning the level of predicted volumes from {len(names)} cases")
+    subsets = subsets_of(run.method.spec, config.sources)
+    slices = max(4, min(MOST_SLICES, MOST_OF_ALL // (len(subsets) * len(names))))
+    for sources in subsets:
+        wanted = [target for target in config.targets if not {*sources, target} <= set(old)]
+        rows = [_case(run, store, name, sources, wanted, slices, device, precision) for name in names] if wanted else []
         for number, target in enumerate(wanted):
-            level = fit_level(np.array(rows)[:, number], paired, config.prepare.percentile)
+            level = fit_level(np.array(rows)[:, number], len(training), paired, config.prepare.percentile)
             if level is not None:
-                found.setdefault(target, {})[key(sources)] = level
+                found.setdefault(target, {})[subset_key(sources)] = level
     return found
 
 
@@ -70,19 +84,21 @@ def _case(
     name: str,
     sources: Sequence[str],
     targets: Sequence[str],
+    slices: int,
     device: torch.device,
     precision: Precision,
 ) -> list[np.ndarray]:
     """`moments` of the targets of one case, predicted from some sources."""
     config = run.config
-    batch = case_batch(store, name, (*sources, *targets), most=MOST_SLICES)
+    batch = case_batch(store, name, (*sources, *targets), most=slices)
     fills = {source: store[name].background(source) for source in sources}
     images = predict_batch(run.method, batch, device, precision, fills, Canvas.of(config.sample))
-    inside = slice(None) if batch.mask is None else batch.mask.numpy()
-    found = []
+    if batch.mask is None:
+        raise DataError(f"case {name} has no mask in the store.")
+    inside, found = batch.mask.numpy(), []
     for target in targets:
         low, high = store[name].background(target), store[name].top(target)
-        p, t = ((image[target].numpy()[inside].astype(float).ravel() - low) / (high - low) for image in (images, batch.images))
+        p, t = ((image[target].numpy()[inside].astype(float) - low) / (high - low) for image in (images, batch.images))
         found.append(moments(p, t, config.prepare.percentile))
     return found
 
@@ -92,22 +108,23 @@ def moments(p: np.ndarray, t: np.ndarray, percentile: float) -> np.ndarray:
     return np.array([np.percentile(p, percentile), np.mean(p * p), np.mean(p * t), np.mean(t * t)])
 
 
-def fit_level(rows: np.ndarray, paired: bool, percentile: float) -> Level | None:
+def fit_level(rows: np.ndarray, training: int, paired: bool, percentile: float) -> Level | None:
     """Q and k.
 
     Args:
         rows: ``(cases, 4)`` `moments`.
+        training: how many of them, the first ones, are of training cases.
         paired: whether the truth may be used.
         percentile: of the normaliser.
 
     Returns:
         None where there is nothing to correct: too few cases with anything in them, or k is 0.
     """
-    rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 0] > 0)]
-    if len(rows) < LEAST_CASES:
+    usable = np.isfinite(rows).all(axis=1) & (rows[:, 0] > 0)
+    if usable[:training].sum() < LEAST_CASES:
         return None
-    q, pp, pt, tt = rows.T
-    top = float(np.exp(np.mean(np.log(q))))
+    top = float(np.exp(np.mean(np.log(rows[:training, 0][usable[:training]]))))
+    q, pp, pt, tt = rows[usable].T
     exponent = 1.0
     if paired:
         factors = np.clip((top / q) ** EXPONENTS[:, None], 1 / LIMIT, LIMIT)
@@ -116,7 +133,7 @@ def fit_level(rows: np.ndarray, paired: bool, percentile: float) -> Level | None
     return Level(top, exponent, percentile) if exponent else None
 
 
-def subsets_of(spec: Spec, sources: Sequence[str]) -> Iterable[tuple[str, ...]]:
+def subsets_of(spec: Spec, sources: Sequence[str]) -> list[tuple[str, ...]]:
     """The sets of sources that a run predicts from and that get a level of their own."""
     count = 2 ** len(sources) - 1
     if not spec.any_subset or count > MOST_SUBSETS:
@@ -124,6 +141,8 @@ def subsets_of(spec: Spec, sources: Sequence[str]) -> Iterable[tuple[str, ...]]:
     return [names for size in range(1, len(sources) + 1) for names in combinations(sources, size)]
 
 
-def _spread(names: Sequence[str], most: int) -> list[str]:
-    """At most so many names, evenly spaced."""
-    return [names[int(at)] for at in np.linspace(0, len(names) - 1, min(most, len(names))).round()] if names else []
+def _one_a_subject(names: Sequence[str], store: Store) -> list[str]:
+    """The first session of each subject; of more than `MOST_CASES` subjects so many, evenly spaced."""
+    first = {store.subject(name): name for name in reversed(names)}
+    kept = [name for name in names if first[store.subject(name)] == name]
+    return [kept[int(at)] for at in np.linspace(0, len(kept) - 1, min(MOST_CASES, len(kept))).round()]

@@ -452,8 +452,9 @@ class _Training:
         )  # fmt: skip
         if self.main:
             extended = self.extends.config if self.extends is not None else None
-            kept = (*extended.sources, *extended.targets) if extended is not None else ()
-            levels = fit_levels(load_run(self.out), self.store, self.device, self.precision, kept)
+            old = (*extended.sources, *extended.targets) if extended is not None else ()
+            run, say = load_run(self.out), self.progress.on_message
+            levels = fit_levels(run, self.store, self.device, self.precision, old, say)
             _finish(self.folder, self.config, result, levels)
         self.fabric.barrier()
         return result
