@@ -30,6 +30,7 @@ import numpy as np
 from common import clocked, write
 from quality_hinet import affine_fit, decibel
 from synthmr import pipeline
+from synthmr.config import to_dict
 from synthmr.evaluate.protocols import get_protocol
 from synthmr.evaluate.scoring import score, score_input
 from synthmr.evaluate.segmentation import score_segmentation, summarise_assd
@@ -37,7 +38,7 @@ from synthmr.infer.canvas import Canvas
 from synthmr.infer.predict import predict_case
 from synthmr.predictions import predictions, select
 from synthmr.prepare.case import prepare_case
-from synthmr.run import load_run
+from synthmr.run import LoadedRun, load_run
 
 HELD, PARTS = ("validation", "test"), ("validation", "test", "train")
 TASKS: dict[str, tuple[str, str]] = {"flair": ("T1w,T2w", "FLAIR"), "t1ce": ("T1w,T2w,FLAIR", "T1ce")}
@@ -78,6 +79,20 @@ def train(task: str, plan: str, data: Path, run: Path, minutes: float) -> None:
     if run.exists():
         call.append("--resume")
     clocked("-q", "train", *call)
+
+
+def check_config(task: str, plan: str, run: LoadedRun, minutes: float) -> None:
+    """A finished run of other settings, or of a preset as it was once, is no row of this table.
+
+    Raises:
+        SystemExit: it is one.
+    """
+    sources, target = TASKS[task]
+    method, *words = PLANS[task][plan]
+    budget = {} if method in ("copy", "linear") else {"minutes": minutes}
+    wanted = pipeline.configure(method, sources, target, settings=[word for word in words if word != "--set"], budget=budget)
+    if to_dict(run.config) != to_dict(wanted) or "levels" not in run.info:
+        raise SystemExit(f"{run.folder.path} was trained with other settings than {plan} has now; remove it, or give another OUT.")
 
 
 def measure_grey(run: Path, data: Path) -> dict[str, dict[str, dict[str, float]]]:
@@ -237,7 +252,9 @@ def main() -> None:
         if not (run / "run.json").is_file() or json.loads((run / "run.json").read_text())["status"] != "finished":
             print(f"{plan}: not finished, left out")
             continue
-        info = load_run(run).info
+        loaded = load_run(run)
+        check_config(words.task, plan, loaded, words.minutes)
+        info = loaded.info
         scores = once(kept / f"{plan}_{info['hash']}.json", partial(measure, run, words.data))
         results[plan] = {"info": info["result"], "scores": scores}
         if plan == "copy":

@@ -73,12 +73,12 @@ def ours(run_path: Path, inputs: dict[str, Path], out: Path) -> np.ndarray:
 
 def measure(kind: str, run_path: Path, inputs: dict[str, Path], truth: Path, queue: Any) -> None:
     """Run one pipeline in a process of its own: seconds, peak resident memory in GB, PSNR."""
-    import synthmr.infer.predict
-    import synthmr.io.nifti
-    import synthmr.run  # noqa: F401  imports are not what is compared
+    import synthmr.infer.predict  # noqa: F401  imports are not what is compared
     from synthmr.evaluate.metrics import psnr
     from synthmr.io.nifti import load
+    from synthmr.prepare.level import bring_to_level, level_of
     from synthmr.prepare.normalize import apply, fit
+    from synthmr.run import load_run
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.nii.gz"
@@ -88,7 +88,11 @@ def measure(kind: str, run_path: Path, inputs: dict[str, Path], truth: Path, que
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     mask = np.logical_or.reduce([load(path).array != 0 for path in inputs.values()])
     flair = load(truth).array
-    target = apply(flair, fit("percentile", flair[mask]))
+    params = fit("percentile", flair[mask])
+    target = apply(flair, params)
+    if kind == "paper":  # the command line brings volumes to their level; both are scored alike
+        run = load_run(run_path)
+        result, _ = bring_to_level(result, mask, params, level_of(run.levels, run.config.targets[0], run.config.sources))
     value = psnr((result + 1) / 2, (target + 1) / 2, data_range=1.0, mask=mask)
     queue.put({"seconds": seconds, "peak_gb": peak, "psnr": float(value)})
 
