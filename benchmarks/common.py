@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -38,6 +40,11 @@ def clocked(*words: object) -> None:
     print("$ OMP_NUM_THREADS=1 python benchmarks/cpu_clock.py", *map(str, words), flush=True)
     command = [sys.executable, str(Path(__file__).with_name("cpu_clock.py")), *map(str, words)]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def decibel(error: np.ndarray) -> float:
+    """PSNR of an error on [0, 1]."""
+    return float(-10 * np.log10(np.mean(np.square(error, dtype=np.float64))))
 
 
 def write(name: str, command: str, result: dict[str, Any], table: str) -> None:

@@ -20,17 +20,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import numpy as np
 
-from common import clocked, write
-from quality_hinet import affine_fit, decibel
+from common import clocked, decibel, write
+from quality_hinet import affine_fit
 from synthmr import pipeline
 from synthmr.config import to_dict
+from synthmr.contrasts import subsets_of
 from synthmr.evaluate.protocols import get_protocol
 from synthmr.evaluate.scoring import score, score_input
 from synthmr.evaluate.segmentation import score_segmentation, summarise_assd
@@ -47,24 +47,21 @@ PLAIN = ("options.brain=false", "options.discriminator_steps=1", "options.discri
 ROBUST = ("options.filters=8", "augment.gamma=0.8", "augment.curve=0.5", "augment.gain=0.25")
 
 
-def settings(*keys: str) -> list[str]:
-    """The words of the command line that set them."""
-    return [word for key in keys for word in ("--set", key)]
-
-
-PLANS: dict[str, dict[str, list[str]]] = {
+# task -> row -> method and its settings
+PLANS: dict[str, dict[str, tuple[str, ...]]] = {
     "flair": {
-        **{name: [name] for name in ("copy", "linear", "unet", "hinet", "milr", "disentangled", "imt", "cut", "cyclegan")},
-        "cut-plain": ["cut", *settings(*PLAIN)],
+        **{name: (name,) for name in ("copy", "linear", "unet", "hinet", "milr", "disentangled", "imt", "cut", "cyclegan")},
+        "cut-plain": ("cut", *PLAIN),
         # its synthesis alone: the joint stage is for T1ce
-        "mafnet": ["mafnet", *settings("options.segmenter=false")],
+        "mafnet": ("mafnet", "options.segmenter=false"),
     },
     "t1ce": {
-        **{name: [name] for name in ("copy", "linear", "unet", "milr", "cut", "mafnet")},
-        "milr-robust": ["milr", *settings(*ROBUST)],
-        "mafnet-without": ["mafnet", *settings("options.segmenter_input=sources", "options.joint=false")],
+        **{name: (name,) for name in ("copy", "linear", "unet", "milr", "cut", "mafnet")},
+        "milr-robust": ("milr", *ROBUST),
+        "mafnet-without": ("mafnet", "options.segmenter_input=sources", "options.joint=false"),
     },
 }
+FITTED = ("copy", "linear")  # in one go, whatever the budget
 REGIONS = ("WT", "TC", "ET")
 
 
@@ -73,8 +70,9 @@ def train(task: str, plan: str, data: Path, run: Path, minutes: float) -> None:
     if (run / "run.json").is_file() and json.loads((run / "run.json").read_text())["status"] == "finished":
         return
     sources, target = TASKS[task]
-    method, *words = PLANS[task][plan]
-    budget = [] if method in ("copy", "linear") else ["--minutes", f"{minutes:g}"]
+    method, *keys = PLANS[task][plan]
+    words = [word for key in keys for word in ("--set", key)]
+    budget = [] if method in FITTED else ["--minutes", f"{minutes:g}"]
     call = [method, str(data), "--sources", sources, "--target", target, "--out", str(run), *words, *budget]
     if run.exists():
         call.append("--resume")
@@ -88,9 +86,9 @@ def check_config(task: str, plan: str, run: LoadedRun, minutes: float) -> None:
         SystemExit: it is one.
     """
     sources, target = TASKS[task]
-    method, *words = PLANS[task][plan]
-    budget = {} if method in ("copy", "linear") else {"minutes": minutes}
-    wanted = pipeline.configure(method, sources, target, settings=[word for word in words if word != "--set"], budget=budget)
+    method, *keys = PLANS[task][plan]
+    budget = {} if method in FITTED else {"minutes": minutes}
+    wanted = pipeline.configure(method, sources, target, settings=keys, budget=budget)
     if to_dict(run.config) != to_dict(wanted) or "levels" not in run.info:
         raise SystemExit(f"{run.folder.path} was trained with other settings than {plan} has now; remove it, or give another OUT.")
 
@@ -148,14 +146,13 @@ def subsets(run: Path, data: Path, parts: Sequence[str] = HELD) -> dict[str, dic
     for part in parts:
         for case in select(cohort, loaded.split, part):
             whole = prepare_case(case, (*config.sources, *config.targets), config.prepare, config.targets, loaded.landmarks)
-            for size in range(1, len(config.sources) + 1):
-                for names in combinations(config.sources, size):
-                    kept = {name: whole.images[name] for name in (*names, *config.targets)}
-                    given = replace(whole, images=kept)
-                    images = predict_case(loaded.method, given, canvas=Canvas.of(config.sample), levels=loaded.levels)
-                    image = images[config.targets[0]]
-                    value = score(score_input(image, whole, config.targets[0]), protocol)["psnr"]
-                    found.setdefault("+".join(names), {})[case.name] = value
+            for names in subsets_of(config.sources):
+                kept = {name: whole.images[name] for name in (*names, *config.targets)}
+                given = replace(whole, images=kept)
+                images = predict_case(loaded.method, given, canvas=Canvas.of(config.sample), levels=loaded.levels)
+                image = images[config.targets[0]]
+                value = score(score_input(image, whole, config.targets[0]), protocol)["psnr"]
+                found.setdefault("+".join(names), {})[case.name] = value
     return found
 
 

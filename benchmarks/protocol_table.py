@@ -15,7 +15,7 @@ from statistics import mean
 
 import numpy as np
 
-from common import write
+from common import decibel, write
 from synthmr.evaluate.protocols import PROTOCOLS
 from synthmr.evaluate.scoring import score, score_input
 from synthmr.infer.canvas import Canvas
@@ -31,11 +31,6 @@ WAYS = {
     "four 128x128 tiles, auto precision (--mode patches)": InferSettings(mode="patches"),
     "four 128x128 tiles, float32": InferSettings(mode="patches", precision="32"),
 }
-
-
-def decibel(error: np.ndarray) -> float:
-    """PSNR of an error on [0, 1]."""
-    return float(-10 * np.log10(np.mean(np.square(error, dtype=np.float64))))
 
 
 def subjects(data: Path, run: Path) -> list[dict[str, object]]:

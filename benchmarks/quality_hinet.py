@@ -25,7 +25,7 @@ from statistics import mean
 
 import numpy as np
 
-from common import clocked, write
+from common import clocked, decibel, write
 from synthmr.evaluate.protocols import get_protocol
 from synthmr.evaluate.scoring import score, score_input
 from synthmr.predictions import predictions
@@ -39,11 +39,6 @@ PLANS: dict[str, list[object]] = {
     "hinet-paper-minmax": ["hinet", "--preset", "paper"],
 }
 UPPER = 99.5  # the percentile of `prepare.percentile`
-
-
-def decibel(error: np.ndarray) -> float:
-    """PSNR of an error on [0, 1]."""
-    return float(-10 * np.log10(np.mean(np.square(error, dtype=np.float64))))
 
 
 def affine_fit(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:

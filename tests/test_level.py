@@ -23,7 +23,7 @@ from synthmr.predictions import predictions
 from synthmr.prepare import level as levels
 from synthmr.prepare.level import LIMIT, Level
 from synthmr.run import RunFolder, load_run
-from synthmr.train.level import fit_level, moments, subsets_of
+from synthmr.train.level import fit_level, levelled, moments
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -132,10 +132,10 @@ def test_too_little_to_learn_from(paired: bool) -> None:
 
 def test_every_subset_has_a_level_of_its_own_where_they_are_few() -> None:
     hinet, milr = registry.load("hinet").spec, registry.load("milr").spec
-    assert list(subsets_of(hinet, ("T1w", "T2w"))) == [("T1w", "T2w")]
-    assert list(subsets_of(milr, ("T1w", "T2w"))) == [("T1w",), ("T2w",), ("T1w", "T2w")]
-    assert len(list(subsets_of(milr, tuple("abcd")))) == 15
-    assert list(subsets_of(milr, tuple("abcde"))) == [tuple("abcde")]
+    assert list(levelled(hinet, ("T1w", "T2w"))) == [("T1w", "T2w")]
+    assert list(levelled(milr, ("T1w", "T2w"))) == [("T1w",), ("T2w",), ("T1w", "T2w")]
+    assert len(list(levelled(milr, tuple("abcd")))) == 15
+    assert list(levelled(milr, tuple("abcde"))) == [tuple("abcde")]
 
 
 # --- a run --------------------------------------------------------------------------------------------------------------

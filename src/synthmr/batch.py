@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -49,6 +49,15 @@ class Batch:
     def stack(self, contrasts: Sequence[str]) -> Tensor:
         """``(B, N, H, W)``: the named contrasts as channels, in the given order."""
         return torch.cat([self.images[name] for name in contrasts], dim=1)
+
+    def with_labels(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with both masks and the segmentation changed alike, where they are there."""
+
+        def changed(labels: Tensor | None) -> Tensor | None:
+            return None if labels is None else change(labels)
+
+        mask, target_mask, segmentation = changed(self.mask), changed(self.target_mask), changed(self.segmentation)
+        return replace(self, mask=mask, target_mask=target_mask, segmentation=segmentation)
 
     def only(self, contrasts: Iterable[str]) -> Batch:
         """The same batch with the named contrasts alone."""

@@ -7,7 +7,8 @@ Contrasts keep these names from the disk to the report. Aliases are compared wit
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 
 from synthmr.errors import UsageError, did_you_mean
@@ -112,3 +113,8 @@ def parse_files(pairs: Iterable[str], extra: Mapping[str, str] | None = None) ->
             raise UsageError(f"{pair!r} names {contrast} a second time; give each contrast once.")
         files[contrast] = Path(path)
     return files
+
+
+def subsets_of(sources: Sequence[str], least: int = 1) -> list[tuple[str, ...]]:
+    """All subsets with at least ``least`` sources, small ones first, in the order of the sources."""
+    return [names for size in range(least, len(sources) + 1) for names in combinations(sources, size)]

@@ -76,15 +76,7 @@ def _spatial(
         level = level.view(-1, 1, 1, 1)
         return F.grid_sample(image - level, grid, mode="bilinear", align_corners=False) + level
 
-    def move_labels(labels: Tensor | None) -> Tensor | None:
-        return None if labels is None else move(labels, None, labels=True)
-
-    moved = replace(
-        batch,
-        mask=move_labels(batch.mask),
-        target_mask=move_labels(batch.target_mask),
-        segmentation=move_labels(batch.segmentation),
-    )
+    moved = batch.with_labels(lambda labels: move(labels, None, labels=True))
     images = {}
     for name, image in batch.images.items():
         images[name] = move(image, low[name])

@@ -23,14 +23,5 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 def resize_batch(batch: Batch, size: tuple[int, int]) -> Batch:
     """All images, masks and labels of a batch to (h, w)."""
-
-    def resized(labels: Tensor | None) -> Tensor | None:
-        return None if labels is None else resize_labels(labels, size)
-
-    return replace(
-        batch,
-        images={name: resize_image(image, size) for name, image in batch.images.items()},
-        mask=resized(batch.mask),
-        target_mask=resized(batch.target_mask),
-        segmentation=resized(batch.segmentation),
-    )
+    images = {name: resize_image(image, size) for name, image in batch.images.items()}
+    return replace(batch.with_labels(lambda labels: resize_labels(labels, size)), images=images)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from synthmr import pipeline
 from synthmr.config import RunConfig
-from synthmr.contrasts import SEGMENTATION
+from synthmr.contrasts import SEGMENTATION, subsets_of
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.table import summarise
 from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, cell_name, locked, score_cell, train_cell
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 
 #: words of the two ways in the method column
 ONE, EACH = "one run", "a run each"
-
-
-def subsets_of(sources: Sequence[str], least: int = 1) -> list[tuple[str, ...]]:
-    """All subsets with at least ``least`` sources, small ones first, in the order of the sources."""
-    return [names for size in range(least, len(sources) + 1) for names in combinations(sources, size)]
 
 
 def score_subsets(

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from synthmr.errors import UsageError, did_you_mean
 
@@ -33,6 +34,12 @@ class Precision:
         if self.name == "bf16":
             return torch.autocast(torch.device(device).type, torch.bfloat16)
         return nullcontext()
+
+    def place(self, network: nn.Module, device: torch.device | str) -> None:
+        """Move a network to the device, in the memory order to compute in; in place."""
+        network.to(device)
+        if self.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def has_fast_bf16(device: torch.device | str = "cpu") -> bool:

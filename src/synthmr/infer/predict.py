@@ -132,9 +132,7 @@ def predict_case(
                 f"the predicted {name} of case {prepared.name} holds {bad} NaN or infinite voxels: the run of"
                 f" {method.spec.name} has diverged, or its inputs leave what it was trained on; nothing is written."
             )
-        level = level_of(levels, name, sources)
-        if level is not None:
-            out[name], _ = bring_to_level(volume, prepared.mask, known[name], level)
+        out[name], _ = bring_to_level(volume, prepared.mask, known[name], level_of(levels, name, sources))
     return out
 
 
@@ -283,6 +281,5 @@ def ready(method: Method, settings: InferSettings) -> tuple[Method, torch.device
     device = next((p.device for p in method.parameters()), torch.device("cpu"))
     precision = resolve_precision(settings.precision, settings.channels_last, device)
     network = folded(method)
-    if precision.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    precision.place(network, device)
     return network, device, precision

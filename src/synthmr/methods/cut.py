@@ -31,11 +31,11 @@ from torch import Tensor, nn
 from synthmr.batch import Batch
 from synthmr.errors import UsageError, did_you_mean
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
-from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_loss
+from synthmr.methods.parts.gan import OBJECTIVES
 from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
 from synthmr.methods.parts.resnet import LEAST, ResnetDecoder, ResnetEncoder, Skip
-from synthmr.methods.parts.unpaired import on_background, shrink
+from synthmr.methods.parts.unpaired import on_background, play
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -215,12 +215,9 @@ class Cut(NeuralMethod):
         fake, source = self.generator(batch.stack(self.sources))
         brain, own = (batch.mask, batch.target_brain) if options.brain else (None, None)
         fake, real = on_background(fake, brain), on_background(real, own)
-        judged_real, judged_fake = (shrink(image, options.discriminator_scale) for image in (real, fake))
-        for _ in range(options.discriminator_steps):
-            d_loss = discriminator_loss(self.discriminator(judged_real), self.discriminator(judged_fake.detach()), options.gan)
-            update("D", d_loss)
+        steps, scale = options.discriminator_steps, options.discriminator_scale
+        d_loss, adversarial = play(self.discriminator, real, fake, options.gan, steps, scale, update)
 
-        adversarial = generator_loss(self.discriminator(judged_fake), options.gan)
         losses = {"G_gan": options.gan_weight * adversarial}
         if options.nce_weight:
             losses["G_nce"] = options.nce_weight * self._nce(fake, source, brain)
@@ -230,7 +227,7 @@ class Cut(NeuralMethod):
         if options.l1_weight:
             losses["G_l1"] = options.l1_weight * F.l1_loss(fake.float(), real)
         update("G", torch.stack(list(losses.values())).sum())
-        return {"D": d_loss.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+        return {"D": d_loss, **{name: loss.detach() for name, loss in losses.items()}}
 
     def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Predict the target.

@@ -44,12 +44,12 @@ from synthmr.batch import Batch
 from synthmr.errors import DataError, UsageError, did_you_mean
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 from synthmr.methods.parts.blocks import init_normal
-from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_loss
+from synthmr.methods.parts.gan import OBJECTIVES
 from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
 from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder, Skip
 from synthmr.methods.parts.tumour import CLASSES, CONVENTIONS, convention_of, to_classes
-from synthmr.methods.parts.unpaired import on_background, shrink
+from synthmr.methods.parts.unpaired import on_background, play
 
 FUSIONS = ("maf", "mean", "single")
 JOINT = ("auto", "true", "false")
@@ -414,12 +414,9 @@ class MafNet(NeuralMethod):
         fake, compared = self.generator([batch.images[name] for name in self.sources])
         brain, own = (batch.mask, batch.target_brain) if options.brain else (None, None)
         fake, real = on_background(fake, brain), on_background(real, own)
-        judged_real, judged_fake = (shrink(image, options.discriminator_scale) for image in (real, fake))
-        for _ in range(options.discriminator_steps):
-            d_loss = discriminator_loss(self.discriminator(judged_real), self.discriminator(judged_fake.detach()), options.gan)
-            update("D", d_loss)
+        steps, scale = options.discriminator_steps, options.discriminator_scale
+        d_loss, adversarial = play(self.discriminator, real, fake, options.gan, steps, scale, update)
 
-        adversarial = generator_loss(self.discriminator(judged_fake), options.gan)
         losses = {"G_gan": adversarial}
         if options.nce_weight:
             losses["G_nce"] = options.nce_weight * self.contrast(fake, compared, brain)
@@ -427,7 +424,7 @@ class MafNet(NeuralMethod):
             same, maps = self.generator([real] * len(self.sources))
             losses["G_idt"] = options.identity_weight * self.contrast(same, maps, own)
         synthesis = torch.stack(list(losses.values())).sum()
-        logs = {"D": d_loss.detach(), **{name: loss.detach() for name, loss in losses.items()}}
+        logs = {"D": d_loss, **{name: loss.detach() for name, loss in losses.items()}}
         alone = self.progress < options.alone or int(self.convention) == NO_LABELS
         if self.segmenter is None or batch.segmentation is None or alone:
             update("G", synthesis)

@@ -10,11 +10,11 @@ given one too.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
 
 import numpy as np
 import torch
 
+from synthmr.contrasts import subsets_of
 from synthmr.data.sampling import case_batch
 from synthmr.data.store import Store
 from synthmr.errors import DataError
@@ -61,12 +61,10 @@ def fit_levels(
     if not config.train.level or config.prepare.normalizer != NORMALIZER or len(training) < LEAST_CASES:
         return found
     if isinstance(run.method, NeuralMethod):
-        run.method.to(device)
-        if precision.channels_last:
-            run.method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        precision.place(run.method, device)
     if say is not None:
         say(f"learning the level of predicted volumes from {len(names)} cases")
-    subsets = subsets_of(run.method.spec, config.sources)
+    subsets = levelled(run.method.spec, config.sources)
     slices = max(4, min(MOST_SLICES, MOST_OF_ALL // (len(subsets) * len(names))))
     for sources in subsets:
         wanted = [target for target in config.targets if not {*sources, target} <= set(old)]
@@ -133,16 +131,16 @@ def fit_level(rows: np.ndarray, training: int, paired: bool, percentile: float) 
     return Level(top, exponent, percentile) if exponent else None
 
 
-def subsets_of(spec: Spec, sources: Sequence[str]) -> list[tuple[str, ...]]:
+def levelled(spec: Spec, sources: Sequence[str]) -> list[tuple[str, ...]]:
     """The sets of sources that a run predicts from and that get a level of their own."""
-    count = 2 ** len(sources) - 1
-    if not spec.any_subset or count > MOST_SUBSETS:
-        return [tuple(sources)]
-    return [names for size in range(1, len(sources) + 1) for names in combinations(sources, size)]
+    few = 2 ** len(sources) - 1 <= MOST_SUBSETS
+    return subsets_of(sources) if spec.any_subset and few else [tuple(sources)]
 
 
 def _one_a_subject(names: Sequence[str], store: Store) -> list[str]:
     """The first session of each subject; of more than `MOST_CASES` subjects so many, evenly spaced."""
-    first = {store.subject(name): name for name in reversed(names)}
-    kept = [name for name in names if first[store.subject(name)] == name]
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(store.subject(name), name)
+    kept = list(first.values())
     return [kept[int(at)] for at in np.linspace(0, len(kept) - 1, min(MOST_CASES, len(kept))).round()]

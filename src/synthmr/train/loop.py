@@ -197,9 +197,8 @@ class _Training:
         self.main = bool(self.fabric.is_global_zero)
         self.device = self.fabric.device
         self.precision = resolve_precision(config.train.precision, config.train.channels_last, self.device)
-        self.method = method.to(self.device)
-        if self.precision.channels_last:
-            self.method = self.method.to(memory_format=torch.channels_last)
+        self.method = method
+        self.precision.place(self.method, self.device)
         self.groups = {name: [p for p in params if p.requires_grad] for name, params in self.method.groups().items()}
         self.optimizers = {name: self._optimizer(name, params) for name, params in self.groups.items()}
         self.rates = {name: self.method.optimizer_overrides().get(name, {}).get("rate", 1.0) for name in self.groups}
