@@ -34,8 +34,8 @@ from synthmr.contrasts import subsets_of
 from synthmr.evaluate.protocols import get_protocol
 from synthmr.evaluate.scoring import score, score_input
 from synthmr.evaluate.segmentation import score_segmentation, summarise_assd
-from synthmr.infer.canvas import Canvas
-from synthmr.infer.predict import predict_case
+from synthmr.predict.frame import Frame
+from synthmr.predict.predictor import predict_case
 from synthmr.predictions import predictions, select
 from synthmr.prepare.case import prepare_case
 from synthmr.run import LoadedRun, load_run
@@ -89,7 +89,7 @@ def check_config(task: str, plan: str, run: LoadedRun, minutes: float) -> None:
     method, *keys = PLANS[task][plan]
     budget = {} if method in FITTED else {"minutes": minutes}
     wanted = pipeline.configure(method, sources, target, settings=keys, budget=budget)
-    if to_dict(run.config) != to_dict(wanted) or "levels" not in run.info:
+    if to_dict(run.config) != to_dict(wanted) or "brightness" not in run.info:
         raise SystemExit(f"{run.folder.path} was trained with other settings than {plan} has now; remove it, or give another OUT.")
 
 
@@ -109,13 +109,13 @@ def measure_grey(run: Path, data: Path) -> dict[str, dict[str, dict[str, float]]
         }
         for part in PARTS
     }
-    level = mean(float(each.truth[each.mask].mean()) for each in inputs["train"].values())
+    brightness = mean(float(each.truth[each.mask].mean()) for each in inputs["train"].values())
     found: dict[str, dict[str, dict[str, float]]] = {}
     for part, cases in inputs.items():
         found[part] = {}
         for name, each in cases.items():
             truth = each.truth[each.mask].astype(float)
-            grey = replace(each, prediction=np.full_like(each.prediction, level))
+            grey = replace(each, prediction=np.full_like(each.prediction, brightness))
             found[part][name] = {**score(grey, protocol), "structure": decibel(truth - truth.mean())}
     return found
 
@@ -149,7 +149,7 @@ def subsets(run: Path, data: Path, parts: Sequence[str] = HELD) -> dict[str, dic
             for names in subsets_of(config.sources):
                 kept = {name: whole.images[name] for name in (*names, *config.targets)}
                 given = replace(whole, images=kept)
-                images = predict_case(loaded.method, given, canvas=Canvas.of(config.sample), levels=loaded.levels)
+                images = predict_case(loaded.method, given, frame=Frame.of(config.sample), brightness=loaded.brightness)
                 image = images[config.targets[0]]
                 value = score(score_input(image, whole, config.targets[0]), protocol)["psnr"]
                 found.setdefault("+".join(names), {})[case.name] = value

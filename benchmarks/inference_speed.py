@@ -65,7 +65,7 @@ def ours(run_path: Path, inputs: dict[str, Path], out: Path) -> np.ndarray:
     from synthmr import pipeline
     from synthmr.io.nifti import load
 
-    settings = pipeline.infer_settings("slices", PATCH, 0.5, "auto")
+    settings = pipeline.predict_settings("slices", PATCH, 0.5, "auto")
     pairs = [f"{name}={path}" for name, path in inputs.items()]
     pipeline.synthesize_files(run_path, pairs, out, None, "normalized", settings, True, [])
     return load(out).array * 2 - 1  # the command line writes 0 to 1
@@ -73,10 +73,10 @@ def ours(run_path: Path, inputs: dict[str, Path], out: Path) -> np.ndarray:
 
 def measure(kind: str, run_path: Path, inputs: dict[str, Path], truth: Path, queue: Any) -> None:
     """Run one pipeline in a process of its own: seconds, peak resident memory in GB, PSNR."""
-    import synthmr.infer.predict  # noqa: F401  imports are not what is compared
+    import synthmr.predict.predictor  # noqa: F401  imports are not what is compared
     from synthmr.evaluate.metrics import psnr
     from synthmr.io.nifti import load
-    from synthmr.prepare.level import bring_to_level, level_of
+    from synthmr.prepare.brightness import brightness_of, correct_brightness
     from synthmr.prepare.normalize import apply, fit
     from synthmr.run import load_run
 
@@ -90,9 +90,11 @@ def measure(kind: str, run_path: Path, inputs: dict[str, Path], truth: Path, que
     flair = load(truth).array
     params = fit("percentile", flair[mask])
     target = apply(flair, params)
-    if kind == "paper":  # the command line brings volumes to their level; both are scored alike
+    if kind == "paper":  # the command line brings volumes to their brightness; both are scored alike
         run = load_run(run_path)
-        result, _ = bring_to_level(result, mask, params, level_of(run.levels, run.config.targets[0], run.config.sources))
+        result, _ = correct_brightness(
+            result, mask, params, brightness_of(run.brightness, run.config.targets[0], run.config.sources)
+        )
     value = psnr((result + 1) / 2, (target + 1) / 2, data_range=1.0, mask=mask)
     queue.put({"seconds": seconds, "peak_gb": peak, "psnr": float(value)})
 

@@ -18,25 +18,25 @@ import numpy as np
 from common import decibel, write
 from synthmr.evaluate.protocols import PROTOCOLS
 from synthmr.evaluate.scoring import score, score_input
-from synthmr.infer.canvas import Canvas
-from synthmr.infer.predict import InferSettings, predict_case
+from synthmr.predict.frame import Frame
+from synthmr.predict.predictor import PredictSettings, predict_case
 from synthmr.predictions import predictions
 from synthmr.run import load_run
 
 PARTS = ("validation", "test")
 WAYS = {
-    "window around each slice's brain, auto precision (default)": InferSettings(),
-    "window around each slice's brain, float32": InferSettings(precision="32"),
-    "whole box, auto precision": InferSettings(tight="off"),
-    "four 128x128 tiles, auto precision (--mode patches)": InferSettings(mode="patches"),
-    "four 128x128 tiles, float32": InferSettings(mode="patches", precision="32"),
+    "window around each slice's brain, auto precision (default)": PredictSettings(),
+    "window around each slice's brain, float32": PredictSettings(precision="32"),
+    "whole box, auto precision": PredictSettings(tight="off"),
+    "four 128x128 tiles, auto precision (--mode patches)": PredictSettings(mode="patches"),
+    "four 128x128 tiles, float32": PredictSettings(mode="patches", precision="32"),
 }
 
 
 def subjects(data: Path, run: Path) -> list[dict[str, object]]:
     """One record a held-out subject: PSNR and SSIM under every protocol, and what is not a protocol."""
     loaded = load_run(run)
-    known, canvas = loaded.target_normalizers, Canvas.of(loaded.config.sample)
+    known, frame = loaded.target_normalizers, Frame.of(loaded.config.sample)
     found: list[dict[str, object]] = []
     for part in PARTS:
         for predicted in predictions([run], data, part):
@@ -52,15 +52,15 @@ def subjects(data: Path, run: Path) -> list[dict[str, object]]:
                         record[f"{name}{' ' + region if region else ''} {metric.partition('@')[0]}"] = value
             record["best gain psnr"] = decibel(p * (p @ t) / (p @ p) - t)
             record["disk factor"] = factor
-            # in scanner units a volume is not brought to its level (synthmr.prepare.level)
-            plain = predict_case(loaded.method, predicted.prepared, canvas=canvas)[predicted.target]
+            # in scanner units a volume is not brought to its level (synthmr.prepare.brightness)
+            plain = predict_case(loaded.method, predicted.prepared, frame=frame)[predicted.target]
             written = score_input(plain, predicted.prepared, predicted.target).prediction[scored.mask].astype(np.float64)
             record["on disk psnr"] = decibel(written * factor - t)
             found.append(record)
     return found
 
 
-def way(data: Path, run: Path, settings: InferSettings) -> float:
+def way(data: Path, run: Path, settings: PredictSettings) -> float:
     """Mean PSNR over the held-out subjects."""
     protocol = PROTOCOLS["masked-volume"]
     values = [

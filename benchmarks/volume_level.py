@@ -1,4 +1,4 @@
-"""What bringing predicted volumes to their level is worth (`train.level`), over all subjects of a cohort by cross-validation.
+"""What `train.brightness`, correcting the brightness of predicted volumes, is worth over a cohort by cross-validation.
 
     python benchmarks/volume_level.py DATA OUT [--methods linear,unet] [--targets FLAIR,T2w,T1ce] [--folds 4] [--minutes 4]
 
@@ -20,11 +20,11 @@ from common import clocked, write
 from synthmr import pipeline
 from synthmr.evaluate.protocols import get_protocol
 from synthmr.evaluate.scoring import score, score_input
-from synthmr.infer.canvas import Canvas
-from synthmr.infer.predict import predict_case
+from synthmr.predict.frame import Frame
+from synthmr.predict.predictor import predict_case
 from synthmr.predictions import select
+from synthmr.prepare.brightness import brightness_of, correct_brightness
 from synthmr.prepare.case import prepare_case
-from synthmr.prepare.level import bring_to_level, level_of
 from synthmr.run import load_run
 
 CONTRASTS = ("T1w", "T2w", "FLAIR")
@@ -45,17 +45,17 @@ def train(method: str, target: str, data: Path, out: Path, folds: int, minutes: 
 
 
 def measure(run: Path, data: Path, target: str) -> tuple[float, dict[str, tuple[float, float]]]:
-    """The exponent that a fold learnt, and PSNR of its test subjects as predicted and at their level."""
+    """The exponent that a fold learnt, and PSNR of its test subjects as predicted and at their brightness."""
     loaded, protocol = load_run(run), get_protocol("masked-volume")
     config = loaded.config
-    level = level_of(loaded.levels, target, config.sources)
+    brightness = brightness_of(loaded.brightness, target, config.sources)
     found = {}
     for case in select(pipeline.index(data), loaded.split, "test"):
         prepared = prepare_case(case, (*config.sources, target), config.prepare, config.targets, loaded.landmarks)
-        plain = predict_case(loaded.method, prepared, canvas=Canvas.of(config.sample))[target]
-        better, _ = bring_to_level(plain, prepared.mask, prepared.normalizers[target], level)
+        plain = predict_case(loaded.method, prepared, frame=Frame.of(config.sample))[target]
+        better, _ = correct_brightness(plain, prepared.mask, prepared.normalizers[target], brightness)
         found[case.name] = tuple(score(score_input(image, prepared, target), protocol)["psnr"] for image in (plain, better))
-    return (0.0 if level is None else level.exponent), found
+    return (0.0 if brightness is None else brightness.exponent), found
 
 
 def row(method: str, target: str, exponents: Sequence[float], scores: Sequence[tuple[float, float]]) -> str:
@@ -78,7 +78,7 @@ def main() -> None:
     record: dict[str, Any] = {"folds": words.folds, "minutes": words.minutes, "seed": 0, "runs": {}}
     lines = ["psnr dB of masked-volume, mean over all subjects, each in the test part of one fold", ""]
     lines.append(
-        f"{'':10s}{'target':8s}{'as is':>9s}{'level':>9s}{'gain':>8s}{'up':>5s}{'down':>5s}{'of':>5s}   exponents of the folds"
+        f"{'':10s}{'target':8s}{'as is':>9s}{'brightness':>9s}{'gain':>8s}{'up':>5s}{'down':>5s}{'of':>5s}   exponents of the folds"
     )
     for method in words.methods.split(","):
         for target in words.targets.split(","):

@@ -18,8 +18,8 @@ from synthmr.case import PreparedCase
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.table import read_metrics
 from synthmr.experiment import layout, page
-from synthmr.infer import predict
-from synthmr.infer.predict import InferSettings, tile_borders
+from synthmr.predict import predict
+from synthmr.predict.predictor import PredictSettings, tile_borders
 from synthmr.predictions import Kept, predictions, tissue_labels
 from synthmr.report import html
 from synthmr.report.run_page import known_data, write_report
@@ -197,14 +197,14 @@ def test_scores_by_tissue(linear_run: Path, phantom: Path) -> None:
 
 
 def test_tile_borders_are_where_tiles_end(linear_run: Path, phantom: Path) -> None:
-    whole = InferSettings()
+    whole = PredictSettings()
     assert tile_borders((40, 50, 30), "axial", whole) == ((), (), ())
-    tiles = InferSettings(mode="patches", patch=(24, 24), overlap=0.5)
+    tiles = PredictSettings(mode="patches", patch=(24, 24), overlap=0.5)
     x, y, z = tile_borders((40, 50, 30), "axial", tiles)
     assert z == () and x == (8, 16, 24, 32) and set(y) >= {24, 26} and 0 not in y and 50 not in y
     assert tile_borders((40, 50, 30), "sagittal", tiles)[0] == ()
     assert tile_borders((20, 20, 20), "axial", tiles) == ((), (), ())  # one tile
-    settings = pipeline.infer_settings("patches", 16, 0.25)
+    settings = pipeline.predict_settings("patches", 16, 0.25)
     rows = pipeline.evaluate([linear_run], phantom, settings=settings, metrics=["mae"], regions=True)
     (seam,) = [row["value"] for row in rows if row["metric"] == "seam@brain"]
     assert 0.5 < seam < 1.5  # a method that looks at single voxels makes no seams

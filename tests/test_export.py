@@ -22,11 +22,11 @@ from synthmr.case import Cohort
 from synthmr.config import PrepareConfig, RunConfig
 from synthmr.data.split import Split
 from synthmr.errors import DataError, UsageError
-from synthmr.infer.export import Summary, output_path, synthesize_cohort, synthesize_files
-from synthmr.infer.predict import InferSettings
 from synthmr.io.files import sha256
 from synthmr.io.index import index
 from synthmr.methods.contract import FittedMethod, Spec, check_wanted
+from synthmr.predict.predictor import PredictSettings
+from synthmr.predict.write import Summary, output_path, synthesize_cohort, synthesize_files
 from synthmr.run import LoadedRun, RunFolder
 
 SHAPE = (14, 16, 12)
@@ -174,7 +174,7 @@ def spoil_intensity(cohort: Cohort, out: Path) -> dict[str, Any]:
 
 
 def spoil_settings(cohort: Cohort, out: Path) -> dict[str, Any]:
-    return {"settings": InferSettings(mode="patches", patch=(8, 8))}
+    return {"settings": PredictSettings(mode="patches", patch=(8, 8))}
 
 
 def spoil_image(cohort: Cohort, out: Path) -> dict[str, Any]:
@@ -358,7 +358,7 @@ def test_bad_calls_are_refused(cohort: Cohort, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"T2w: .*nothere.nii.gz"):
         synthesize_files(make_run(), {"T1w": images["T1w"], "T2w": tmp_path / "nothere.nii.gz"}, out)
     with pytest.raises(UsageError, match="did you mean patches"):
-        synthesize_files(make_run(), images, out, settings=InferSettings(mode="patch"))
+        synthesize_files(make_run(), images, out, settings=PredictSettings(mode="patch"))
     write_case(tmp_path, {"odd": blob_brain((9, 9, 9))}, AFFINE)
     with pytest.raises(DataError, match=r"T2w.*differ"):
         synthesize_files(make_run(), {"T1w": images["T1w"], "T2w": tmp_path / "odd.nii.gz"}, out)

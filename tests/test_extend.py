@@ -22,9 +22,9 @@ from synthmr import cli, pipeline
 from synthmr.case import Case, Cohort
 from synthmr.data.split import Split
 from synthmr.errors import DataError, RunError, UsageError
-from synthmr.infer.predict import predict_case
+from synthmr.predict.predictor import predict_case
+from synthmr.prepare.brightness import Brightness
 from synthmr.prepare.case import prepare_case
-from synthmr.prepare.level import Level
 from synthmr.run import RunFolder, build_method, load_run, method_state, read_arrays, save_arrays
 from synthmr.train.extend import adopt, check_landmarks, extended_config, inherit, inherited_split
 
@@ -269,7 +269,7 @@ def test_inherited_record() -> None:
         landmarks={"FLAIR": {"standard": [0]}},
         hash="abc",
         folder=None,
-        levels={"FLAIR": {"T1w+T2w": Level(0.9, 0.5, 99.5)}},
+        brightness={"FLAIR": {"T1w+T2w": Brightness(0.9, 0.5, 99.5)}},
     )
     info = {"target_normalizers": {"FLAIR": {"high": 2.0}, "PDw": {"high": 3.0}}, "landmarks": {"FLAIR": {}, "PDw": {}}, "seed": 1}
     assert inherit(info, run) == {
@@ -277,7 +277,7 @@ def test_inherited_record() -> None:
         "landmarks": {"FLAIR": {"standard": [0]}, "PDw": {}},
         "seed": 1,
         "extends": "abc",
-        "levels": {"FLAIR": {"T1w+T2w": {"top": 0.9, "exponent": 0.5, "percentile": 99.5}}},
+        "brightness": {"FLAIR": {"T1w+T2w": {"top": 0.9, "exponent": 0.5, "percentile": 99.5}}},
     }
 
 

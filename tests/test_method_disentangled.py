@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from synthmr.batch import Batch
 from synthmr.errors import UsageError
-from synthmr.infer.windows import sees_whole_slice
 from synthmr.methods.configure import build_config
 from synthmr.methods.disentangled import (
     GRIDS,
@@ -29,6 +28,7 @@ from synthmr.methods.disentangled import (
     cells,
     l1_losses,
 )
+from synthmr.predict.windows import sees_whole_slice
 from synthmr.prepare.normalize import value_range
 from synthmr.train.schedule import learning_rate
 
@@ -246,11 +246,11 @@ def test_the_pseudo_target_is_what_the_specific_encoder_reads_and_can_be_asked_f
     method.generator.specific.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
     with torch.no_grad():
         method(batch)
-        extra = method.extra(batch, "pseudo_target")
+        extra = method.map(batch, "pseudo_target")
     assert list(extra) == ["pseudo_target-FLAIR"] and torch.equal(extra["pseudo_target-FLAIR"], read[0])
-    assert method.spec.extras == ("pseudo_target",)
+    assert method.spec.maps == ("pseudo_target",)
     with pytest.raises(UsageError, match=r"attention.*it gives pseudo_target"):
-        method.extra(batch, "attention")
+        method.map(batch, "attention")
 
 
 # --- adaptive instance normalisation ----------------------------------------------------------------------------------------

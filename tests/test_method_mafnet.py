@@ -16,10 +16,10 @@ from torch import Tensor
 from sessions_store import SPLIT_OF_SESSIONS, sessions_store
 from synthmr.batch import Batch
 from synthmr.errors import DataError, UsageError
+from synthmr.labels import CONVENTIONS
 from synthmr.methods.configure import build_config
 from synthmr.methods.mafnet import FUSIONS, NO_LABELS, MafBlock, MafNet, MafNetOptions
 from synthmr.methods.parts.patchnce import patch_nce
-from synthmr.methods.parts.tumour import CONVENTIONS
 from synthmr.prepare.normalize import value_range
 from synthmr.run import RunFolder, load_run, load_state, method_state, read_arrays, save_arrays
 from synthmr.train import loop
@@ -446,7 +446,7 @@ def test_labels_that_are_not_of_the_convention_named_stop_before_training() -> N
 @torch.no_grad()
 def test_attention_maps() -> None:
     method, batch = make().eval(), make_batch().only(SOURCES)
-    found = method.extra(batch, "attention")
+    found = method.map(batch, "attention")
     assert list(found) == [f"attention-{name}" for name in SOURCES]
     assert all(each.shape == (2, 1, 32, 48) and each.dtype == torch.float32 for each in found.values())
     torch.testing.assert_close(torch.stack(list(found.values())).sum(0), torch.ones(2, 1, 32, 48))
@@ -456,26 +456,26 @@ def test_attention_maps() -> None:
     torch.testing.assert_close(torch.cat(list(found.values()), 1), expected)
     for fusion in ("mean", "single"):
         with pytest.raises(UsageError, match=rf"no attention \(options\.fusion={fusion}\)"):
-            make(fusion=fusion).extra(batch, "attention")
+            make(fusion=fusion).map(batch, "attention")
     with pytest.raises(UsageError, match="mafnet gives no map 'fusion'; it gives attention, segmentation"):
-        method.extra(batch, "fusion")
+        method.map(batch, "fusion")
 
 
 @torch.no_grad()
 def test_segmentation_maps() -> None:
     method, batch = make().eval(), make_batch().only(SOURCES)
     with pytest.raises(UsageError, match="was trained without segmentations, so it gives none; train it on cases with them"):
-        method.extra(batch, "segmentation")
+        method.map(batch, "segmentation")
     method.segments.fill_(True)
-    shares = method.extra(batch, "segmentation")["segmentation"]
+    shares = method.map(batch, "segmentation")["segmentation"]
     torch.testing.assert_close(shares.sum(1), torch.ones(2, 32, 48))
     expected = method.segment(batch, method(batch)["T1ce"]).softmax(1)
     torch.testing.assert_close(shares, expected)
     tiny = Batch({name: image[..., :16, :16] for name, image in batch.images.items()})
     with pytest.raises(UsageError, match="tumour U-Net needs images of more than 16x16; use larger patches, or pad them"):
-        method.extra(tiny, "segmentation")
+        method.map(tiny, "segmentation")
     thin = Batch({name: image[..., :16, :32] for name, image in batch.images.items()})
-    assert method.extra(thin, "segmentation")["segmentation"].shape == (2, 4, 16, 32)
+    assert method.map(thin, "segmentation")["segmentation"].shape == (2, 4, 16, 32)
     assert method(tiny)["T1ce"].shape == (2, 1, 16, 16)
 
 
@@ -488,7 +488,7 @@ def test_what_it_knows_of_labels_is_saved_with_the_weights(tmp_path: Path) -> No
     assert (bool(other.segments), other.label_convention) == (False, "brats2017")
     load_state(other, read_arrays(tmp_path / "w.safetensors"), tmp_path)
     assert (bool(other.segments), other.label_convention, other.keeps_last) == (True, "brats2015", True)
-    other.check_extra("segmentation")
+    other.check_map("segmentation")
 
 
 def test_images_too_small_are_refused() -> None:
@@ -623,7 +623,7 @@ def test_every_row_of_table_1_trains(row: str, tmp_path: Path) -> None:
     method = load_run(tmp_path / "run").method
     for name, gives in (("segmentation", row != "synthesis alone"), ("attention", row not in ("SingleEN", "MAF-GAN"))):
         if gives:
-            method.check_extra(name)
+            method.check_map(name)
         else:
             with pytest.raises(UsageError):
-                method.check_extra(name)
+                method.check_map(name)

@@ -22,8 +22,8 @@ from conftest import Run
 from synthmr import cli, pipeline
 from synthmr.batch import Batch
 from synthmr.errors import DataError, UsageError
-from synthmr.infer.predict import predict_case
 from synthmr.methods.milr import FUSIONS, MAX_TURN, Aligner, Milr, MilrOptions, disagreement, fuse, warp
+from synthmr.predict.predictor import predict_case
 from synthmr.prepare.case import prepare_case
 from synthmr.run import load_run
 from synthmr.train.loop import train
@@ -268,19 +268,19 @@ def test_fusion_shares() -> None:
     method = make()
     batch = make_batch({"PDw": [True, False, True]})
     with torch.inference_mode():
-        shares = method.extra(batch, "fusion")
+        shares = method.map(batch, "fusion")
         z = torch.stack(method.encode(batch, SOURCES))
     assert list(shares) == [f"fusion-{name}" for name in SOURCES]
     torch.testing.assert_close(sum(shares.values()), torch.ones(3, 1, 16, 24))
     assert not shares["fusion-PDw"][1].any() and shares["fusion-PDw"][0].any()
     wins = ((z[0] > z[1]) & (z[0] > z[2])).float().mean(dim=1, keepdim=True)
     torch.testing.assert_close(shares["fusion-T1w"][0], wins[0])
-    alone = method.extra(batch.only(["T2w"]), "fusion")
+    alone = method.map(batch.only(["T2w"]), "fusion")
     assert list(alone) == ["fusion-T2w"] and bool((alone["fusion-T2w"] == 1).all())
     with pytest.raises(UsageError, match="fuses by mean, which takes no source before others"):
-        make(fusion="mean").extra(batch, "fusion")
+        make(fusion="mean").map(batch, "fusion")
     with pytest.raises(UsageError, match="gives no map 'attention'"):
-        method.extra(batch, "attention")
+        method.map(batch, "attention")
 
 
 # --- costs, Section IV-D -----------------------------------------------------------------------------------------------------
@@ -764,7 +764,7 @@ def test_training_with_lesion_masks_needs_them(data: Path, cache: Path, tmp_path
 def test_fusion_maps_as_files(run3: Path, data: Path, tmp_path: Path, call: Call) -> None:
     case = data / "sub-001"
     out = tmp_path / "made.nii.gz"
-    call("synthesize", run3, *words_of(case, ("T2w", "PDw")), "--mask", case / "mask.nii.gz", "-o", out, "--extra", "fusion")
+    call("synthesize", run3, *words_of(case, ("T2w", "PDw")), "--mask", case / "mask.nii.gz", "-o", out, "--map", "fusion")
     names = {path.name for path in tmp_path.glob("*.nii.gz")}
     assert names == {f"made_{label}.nii.gz" for label in (*TARGETS, "synth-fusion-T2w", "synth-fusion-PDw")}
     total = sum(voxels(tmp_path / f"made_synth-fusion-{name}.nii.gz") for name in ("T2w", "PDw"))

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from synthmr.batch import Batch
 from synthmr.case import PLANES, PreparedCase, slice_major
 from synthmr.errors import DataError, UsageError
-from synthmr.infer import precision, windows
-from synthmr.infer.fold import fold_batch_norm, folded
-from synthmr.infer.precision import Precision, has_fast_bf16, resolve_precision
-from synthmr.infer.predict import InferSettings, predict_case, ready
 from synthmr.methods.contract import FittedMethod, NeuralMethod, Spec, check_wanted
+from synthmr.predict import precision, windows
+from synthmr.predict.fold import fold_batch_norm, folded
+from synthmr.predict.precision import Precision, has_fast_bf16, resolve_precision
+from synthmr.predict.predictor import PredictSettings, predict_case, ready
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,18 +109,18 @@ def make_case(
 
 
 EVERY_WAY = [
-    InferSettings(precision="32"),
-    InferSettings(precision="32", tight="off", batch=1),
-    InferSettings(precision="32", tight="on", batch=3),
-    InferSettings(precision="32", channels_last="off"),
-    InferSettings(precision="32", mode="patches", patch=(12, 9), overlap=0.4, window="gaussian"),
-    InferSettings(precision="32", mode="patches", patch=(64, 64)),
+    PredictSettings(precision="32"),
+    PredictSettings(precision="32", tight="off", batch=1),
+    PredictSettings(precision="32", tight="on", batch=3),
+    PredictSettings(precision="32", channels_last="off"),
+    PredictSettings(precision="32", mode="patches", patch=(12, 9), overlap=0.4, window="gaussian"),
+    PredictSettings(precision="32", mode="patches", patch=(64, 64)),
 ]
 
 
 @pytest.mark.parametrize("plane", list(PLANES))
 @pytest.mark.parametrize("settings", EVERY_WAY, ids=str)
-def test_identity_method_returns_its_source(settings: InferSettings, plane: str) -> None:
+def test_identity_method_returns_its_source(settings: PredictSettings, plane: str) -> None:
     case = make_case()
     out = predict_case(Net(("T1w",)), case, plane=plane, settings=settings)
     assert list(out) == ["FLAIR"]
@@ -130,7 +130,7 @@ def test_identity_method_returns_its_source(settings: InferSettings, plane: str)
 
 def test_only_the_sources_are_shown_and_only_slices_with_brain() -> None:
     case = make_case()
-    predict_case(Net(), case, settings=InferSettings(precision="32", tight="off"))
+    predict_case(Net(), case, settings=PredictSettings(precision="32", tight="off"))
     assert all(set(batch.images) == {"T1w", "T2w"} for batch in seen)
     assert sum(batch.size for batch in seen) == case.mask.any(axis=(0, 1)).sum() == 9
     for batch in seen:
@@ -145,7 +145,7 @@ def test_background_is_the_target_normalizers_not_the_networks() -> None:
     net = Net()
     net.gain.data.fill_(0.5)
     zscore = {"name": "zscore", "mean": 50.0, "sd": 20.0, "high": 100.0}
-    out = predict_case(net, case, settings=InferSettings(precision="32"), normalizers={"FLAIR": zscore})["FLAIR"]
+    out = predict_case(net, case, settings=PredictSettings(precision="32"), normalizers={"FLAIR": zscore})["FLAIR"]
     assert np.unique(out[~case.mask]).tolist() == [-2.5]
     expected = 0.25 * (case.images["T1w"] + case.images["T2w"])
     np.testing.assert_allclose(out[case.mask], expected[case.mask], atol=1e-6)
@@ -165,7 +165,7 @@ def test_wanted_chooses_targets() -> None:
 def test_fitted_methods_run_the_same_way_and_any_subset_goes() -> None:
     case = make_case()
     method = Mean(NoOptions(), ("T1w", "T2w"), ("FLAIR",))
-    for settings in (InferSettings(), InferSettings(mode="patches", patch=(8, 8))):
+    for settings in (PredictSettings(), PredictSettings(mode="patches", patch=(8, 8))):
         out = predict_case(method, case, settings=settings)["FLAIR"]
         np.testing.assert_allclose(out, np.where(case.mask, (case.images["T1w"] + case.images["T2w"]) / 2, -1), atol=1e-6)
     alone = dataclasses.replace(case, images={"T2w": case.images["T2w"]})
@@ -190,14 +190,14 @@ def test_slices_equal_a_plain_loop(batch: int) -> None:
     case, net = make_case(), ConvNet()
     expected = direct(net, case)
     assert expected[case.mask].std() > 0.01
-    out = predict_case(net, case, settings=InferSettings(precision="32", tight="off", batch=batch))["FLAIR"]
+    out = predict_case(net, case, settings=PredictSettings(precision="32", tight="off", batch=batch))["FLAIR"]
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
 def test_bf16_is_near_float32() -> None:
     case, net = make_case(), ConvNet()
-    exact = predict_case(net, case, settings=InferSettings(precision="32"))["FLAIR"]
-    rough = predict_case(net, case, settings=InferSettings(precision="bf16"))["FLAIR"]
+    exact = predict_case(net, case, settings=PredictSettings(precision="32"))["FLAIR"]
+    rough = predict_case(net, case, settings=PredictSettings(precision="bf16"))["FLAIR"]
     error = np.abs(rough - exact)[case.mask]
     assert rough.dtype == np.float32 and 0 < error.max() < 0.05 * exact[case.mask].std() + 0.02
 
@@ -229,11 +229,11 @@ def test_tight_windows_hold_the_brain_with_its_margin() -> None:
 def test_a_window_depends_on_its_own_slice_alone() -> None:
     """So the batch size, and what the neighbours look like, cannot change a prediction."""
     case, net = make_case(shape=(90, 100, 9)), ConvNet()
-    whole = [predict_case(net, case, settings=InferSettings(precision="32", tight="on", batch=b))["FLAIR"] for b in (1, 5)]
+    whole = [predict_case(net, case, settings=PredictSettings(precision="32", tight="on", batch=b))["FLAIR"] for b in (1, 5)]
     np.testing.assert_allclose(whole[0], whole[1], atol=1e-6)
     mask = case.mask.copy()
     mask[:, :, :4] = mask[:, :, 5:] = False
-    single = predict_case(net, dataclasses.replace(case, mask=mask), settings=InferSettings(precision="32", tight="on"))["FLAIR"]
+    single = predict_case(net, dataclasses.replace(case, mask=mask), settings=PredictSettings(precision="32", tight="on"))["FLAIR"]
     np.testing.assert_allclose(single[:, :, 4], whole[0][:, :, 4], atol=1e-6)
 
 
@@ -257,23 +257,23 @@ def test_networks_with_slice_statistics_see_the_whole_box() -> None:
 
     assert windows.sees_whole_slice(Instance()) and not windows.sees_whole_slice(ConvNet())
     case = make_case(shape=(90, 100, 9))
-    predict_case(Instance(), case, settings=InferSettings(precision="32"))
+    predict_case(Instance(), case, settings=PredictSettings(precision="32"))
     seen[:] = [batch for batch in seen if batch.images["T1w"].shape[-1] != 32]  # the look of `folded`
     assert all(batch.images["T1w"].shape[-2:] == (96, 104) for batch in seen)
     seen.clear()
-    predict_case(ConvNet(), case, settings=InferSettings(precision="32"))
+    predict_case(ConvNet(), case, settings=PredictSettings(precision="32"))
     assert any(64 <= batch.images["T1w"].shape[-2] < 90 for batch in seen)
 
 
 def test_mask_and_coordinates_go_along() -> None:
     case = make_case(shape=(24, 32, 5))
     case = dataclasses.replace(case, mask=np.ones(case.mask.shape, bool))
-    predict_case(Net(), case, settings=InferSettings(precision="32", tight="off", batch=5))
+    predict_case(Net(), case, settings=PredictSettings(precision="32", tight="off", batch=5))
     coords = seen[-1].coords
     assert coords is not None and seen[-1].mask is not None and seen[-1].mask.all()
     np.testing.assert_allclose(coords.numpy(), [[z / 2 - 1, 0, 0] for z in range(5)], atol=1e-6)
     seen.clear()
-    predict_case(Net(), case, settings=InferSettings(precision="32", mode="patches", patch=(16, 16), overlap=0.0, batch=5))
+    predict_case(Net(), case, settings=PredictSettings(precision="32", mode="patches", patch=(16, 16), overlap=0.0, batch=5))
     coords = seen[-1].coords
     assert coords is not None
     np.testing.assert_allclose(coords[:4, 1:].numpy(), [[-1 / 3, -0.5], [-1 / 3, 0.5], [1 / 3, -0.5], [1 / 3, 0.5]], atol=1e-6)
@@ -285,7 +285,7 @@ def test_segmentation_is_shown_to_methods_that_need_it() -> None:
 
     case = make_case()
     labels = np.where(case.mask, 3, 0).astype(np.int16)
-    predict_case(Needs(), dataclasses.replace(case, segmentation=labels), settings=InferSettings(precision="32"))
+    predict_case(Needs(), dataclasses.replace(case, segmentation=labels), settings=PredictSettings(precision="32"))
     assert seen and all(batch.segmentation is not None and batch.segmentation.dtype == torch.int64 for batch in seen)
     assert all(
         torch.equal(batch.segmentation == 3, batch.mask)
@@ -293,7 +293,7 @@ def test_segmentation_is_shown_to_methods_that_need_it() -> None:
         if batch.segmentation is not None and batch.mask is not None
     )
     seen.clear()
-    predict_case(Net(), dataclasses.replace(case, segmentation=labels), settings=InferSettings(precision="32"))
+    predict_case(Net(), dataclasses.replace(case, segmentation=labels), settings=PredictSettings(precision="32"))
     assert all(batch.segmentation is None for batch in seen)
 
 
@@ -316,7 +316,7 @@ def test_dropout_and_batch_statistics_are_off() -> None:
 
     net = Random()
     net.train()
-    once, twice = (predict_case(net, make_case(), settings=InferSettings(precision="32", batch=b))["FLAIR"] for b in (1, 3))
+    once, twice = (predict_case(net, make_case(), settings=PredictSettings(precision="32", batch=b))["FLAIR"] for b in (1, 3))
     np.testing.assert_allclose(once, twice, atol=1e-6)
 
 
@@ -357,12 +357,12 @@ def test_folding_leaves_what_it_cannot_prove() -> None:
 
 
 def test_ready_uses_channels_last_and_leaves_fitted_methods_alone() -> None:
-    network, device, how = ready(ConvNet(), InferSettings(precision="32", channels_last="on"))
+    network, device, how = ready(ConvNet(), PredictSettings(precision="32", channels_last="on"))
     assert isinstance(network, ConvNet) and device.type == "cpu" and how == Precision("32", True)
     assert network.net[0].weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr, operator]
     mean = Mean(NoOptions(), ("T1w",), ("FLAIR",))
-    assert ready(mean, InferSettings(precision="bf16"))[0] is mean
-    assert ready(mean, InferSettings(precision="bf16"))[2] == Precision("32", False)
+    assert ready(mean, PredictSettings(precision="bf16"))[0] is mean
+    assert ready(mean, PredictSettings(precision="bf16"))[2] == Precision("32", False)
 
 
 def test_precision_is_resolved_by_capability(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,7 +387,7 @@ def test_a_prediction_that_is_not_finite_is_refused(value: float) -> None:
     net = Net()
     net.gain.data.fill_(value)
     with pytest.raises(DataError, match=r"predicted FLAIR of case X holds \d+ NaN or infinite"):
-        predict_case(net, make_case(), settings=InferSettings(precision="32"))
+        predict_case(net, make_case(), settings=PredictSettings(precision="32"))
 
 
 def test_bad_calls_are_refused() -> None:
@@ -429,4 +429,4 @@ def test_slice_major_views_are_written_through() -> None:
 )
 def test_settings_that_make_no_sense_are_refused(bad: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        InferSettings(**bad)
+        PredictSettings(**bad)

@@ -26,14 +26,14 @@ from synthmr.data.sampling import Sampler, case_batch
 from synthmr.data.split import Split
 from synthmr.data.store import Store
 from synthmr.errors import DataError, UsageError
-from synthmr.infer import predict
-from synthmr.infer.canvas import Canvas, pad_far, size_of
-from synthmr.infer.export import synthesize_cohort
-from synthmr.infer.precision import Precision
-from synthmr.infer.predict import InferSettings, predict_case
 from synthmr.methods import registry
 from synthmr.methods.configure import build_config
 from synthmr.methods.contract import FittedMethod, NeuralMethod, Spec, Update, check_wanted
+from synthmr.predict import predict
+from synthmr.predict.frame import Frame, pad_far, size_of
+from synthmr.predict.precision import Precision
+from synthmr.predict.predictor import PredictSettings, predict_case
+from synthmr.predict.write import synthesize_cohort
 from synthmr.predictions import predictions
 from synthmr.run import load_run
 from synthmr.train.loop import train
@@ -303,7 +303,7 @@ def test_bare_on_and_off_in_yaml() -> None:
 
 def test_runs_of_before_have_none_of_it() -> None:
     old = from_dict(SampleConfig, {"mode": "slices", "crop": [240, 240], "batch": 2})
-    assert Canvas.of(old).scale == (1.0, 1.0) and old.middle == 0 and old.labelled == "off"
+    assert Frame.of(old).scale == (1.0, 1.0) and old.middle == 0 and old.labelled == "off"
 
 
 # --- what prediction shows ----------------------------------------------------------------------------------------------
@@ -385,11 +385,11 @@ def smooth_case(shape: tuple[int, int, int] = (31, 45, 27), background: bool = F
 
 
 def test_canvas_of_a_run() -> None:
-    assert Canvas.of(SampleConfig()) == Canvas()
-    assert Canvas.of(sample_of((240, 240))) == Canvas((240, 240))
-    assert Canvas.of(sample_of((240, 200), (256, 300))) == Canvas((240, 200), (256 / 240, 1.5))
+    assert Frame.of(SampleConfig()) == Frame()
+    assert Frame.of(sample_of((240, 240))) == Frame((240, 240))
+    assert Frame.of(sample_of((240, 200), (256, 300))) == Frame((240, 200), (256 / 240, 1.5))
     for mode in ("tiles", "patches"):
-        assert Canvas.of(sample_of((160, 180), mode=mode)) == Canvas()
+        assert Frame.of(sample_of((160, 180), mode=mode)) == Frame()
 
 
 @pytest.mark.parametrize(("crop", "resize"), [((36, 33), (48, 40)), ((40, 40), (24, 56)), ((33, 30), (0, 0)), ((64, 48), (0, 0))])
@@ -397,8 +397,8 @@ def test_a_canvas_is_the_training_sample_to_the_bit(store: Store, crop: tuple[in
     method = Whole()
     sampler = draw(store, ("b",), divisor=8, crop=crop, resize=resize)
     batch = case_batch(store, "b", (*SOURCES, *TARGETS))
-    canvas = Canvas.of(sample_of(crop, resize)).seen_by(method)
-    placed = canvas.place(batch, dict.fromkeys(batch.images, -1.0))
+    frame = Frame.of(sample_of(crop, resize)).seen_by(method)
+    placed = frame.place(batch, dict.fromkeys(batch.images, -1.0))
     assert size_of(placed)[0] % 8 == size_of(placed)[1] % 8 == 0
     for step in range(2):
         drawn = sampler.batch(step)
@@ -410,17 +410,17 @@ def test_a_canvas_is_the_training_sample_to_the_bit(store: Store, crop: tuple[in
 
 
 @pytest.mark.parametrize("size", [(31, 27), (45, 31), (64, 50), (1, 7)])
-@pytest.mark.parametrize("canvas", [Canvas((40, 41), (1.5, 0.7)), Canvas(scale=(256 / 240, 256 / 240)), Canvas((50, 50)), Canvas()])
-def test_there_and_back(canvas: Canvas, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("frame", [Frame((40, 41), (1.5, 0.7)), Frame(scale=(256 / 240, 256 / 240)), Frame((50, 50)), Frame()])
+def test_there_and_back(frame: Frame, size: tuple[int, int]) -> None:
     constant = Batch(images={"T1w": torch.full((2, 1, *size), 0.37)})
-    placed = canvas.place(constant, {"T1w": 0.37})
-    assert size_of(placed) == canvas.scaled(size)
-    back = canvas.back(placed.images["T1w"], size)
+    placed = frame.place(constant, {"T1w": 0.37})
+    assert size_of(placed) == frame.scaled(size)
+    back = frame.back(placed.images["T1w"], size)
     assert back.shape == (2, 1, *size)
     torch.testing.assert_close(back, constant.images["T1w"], atol=1e-6, rtol=0)
-    if canvas.scale == (1.0, 1.0):
+    if frame.scale == (1.0, 1.0):
         noise = Batch(images={"T1w": torch.randn(2, 1, *size)})
-        assert torch.equal(canvas.back(canvas.place(noise, {"T1w": 0.0}).images["T1w"], size), noise.images["T1w"])
+        assert torch.equal(frame.back(frame.place(noise, {"T1w": 0.0}).images["T1w"], size), noise.images["T1w"])
 
 
 def test_far_padding() -> None:
@@ -433,20 +433,20 @@ def test_far_padding() -> None:
 
 
 WAYS = [
-    InferSettings(precision="32"),
-    InferSettings(precision="32", tight="off", batch=2),
-    InferSettings(precision="32", tight="on"),
-    InferSettings(precision="32", mode="patches", patch=(16, 24), overlap=0.4, window="gaussian"),
+    PredictSettings(precision="32"),
+    PredictSettings(precision="32", tight="off", batch=2),
+    PredictSettings(precision="32", tight="on"),
+    PredictSettings(precision="32", mode="patches", patch=(16, 24), overlap=0.4, window="gaussian"),
 ]
 
 
 @pytest.mark.parametrize("plane", list(PLANES))
 @pytest.mark.parametrize("kind", [First, Whole])
 @pytest.mark.parametrize("settings", WAYS, ids=str)
-def test_identity_returns_nearly_a_smooth_image(kind: type[First], settings: InferSettings, plane: str) -> None:
+def test_identity_returns_nearly_a_smooth_image(kind: type[First], settings: PredictSettings, plane: str) -> None:
     case = smooth_case()
-    canvas = Canvas.of(sample_of((48, 50), (64, 72)))
-    found = predict_case(kind(), case, plane=plane, settings=settings, canvas=canvas)["FLAIR"]
+    frame = Frame.of(sample_of((48, 50), (64, 72)))
+    found = predict_case(kind(), case, plane=plane, settings=settings, frame=frame)["FLAIR"]
     truth = case.images["T1w"]
     assert found.shape == truth.shape and (found[~case.mask] == -1).all()
     error = np.abs(found - truth)[case.mask]
@@ -455,10 +455,10 @@ def test_identity_returns_nearly_a_smooth_image(kind: type[First], settings: Inf
 
 @pytest.mark.parametrize("kind", [First, Whole])
 @pytest.mark.parametrize("settings", WAYS, ids=str)
-def test_constant_in_constant_out(kind: type[First], settings: InferSettings) -> None:
+def test_constant_in_constant_out(kind: type[First], settings: PredictSettings) -> None:
     case = smooth_case()
     flat = replace(case, images={name: np.full(case.mask.shape, -1, np.float32) for name in case.images})
-    found = predict_case(kind(), flat, settings=settings, canvas=Canvas.of(sample_of((48, 50), (64, 40))))["FLAIR"]
+    found = predict_case(kind(), flat, settings=settings, frame=Frame.of(sample_of((48, 50), (64, 40))))["FLAIR"]
     np.testing.assert_allclose(found, -1, atol=1e-6)
 
 
@@ -472,48 +472,48 @@ def shares(batches: Sequence[Batch]) -> float:
 def test_the_brain_has_its_training_size(kind: type[First], resize: tuple[int, int]) -> None:
     """Its area as shown is that on disk times both factors."""
     case = smooth_case(background=True)
-    canvas = Canvas.of(sample_of((48, 60), resize))
+    frame = Frame.of(sample_of((48, 60), resize))
     for settings in WAYS[:3]:
         seen.clear()
-        predict_case(kind(), case, settings=settings, canvas=canvas)
-        assert shares(seen) / case.mask.sum() == pytest.approx(canvas.scale[0] * canvas.scale[1], rel=0.05)
+        predict_case(kind(), case, settings=settings, frame=frame)
+        assert shares(seen) / case.mask.sum() == pytest.approx(frame.scale[0] * frame.scale[1], rel=0.05)
 
 
 def test_who_is_shown_what() -> None:
-    case, canvas = smooth_case(background=True), Canvas.of(sample_of((48, 64), (64, 64)))
-    predict_case(Whole(), case, settings=WAYS[0], canvas=canvas)
+    case, frame = smooth_case(background=True), Frame.of(sample_of((48, 64), (64, 64)))
+    predict_case(Whole(), case, settings=WAYS[0], frame=frame)
     assert {size_of(batch) for batch in seen} == {(64, 64)}
     seen.clear()
-    predict_case(Whole(), case, settings=WAYS[2], canvas=canvas)  # tight=on: windows at the scale, no canvas
+    predict_case(Whole(), case, settings=WAYS[2], frame=frame)  # tight=on: windows at the scale, no frame
     assert {size_of(batch) for batch in seen} == {(48, 48)}  # 31x45 in windows of at most 32x48, scaled to 43x48
     seen.clear()
-    predict_case(First(), case, settings=WAYS[1], canvas=canvas)
+    predict_case(First(), case, settings=WAYS[1], frame=frame)
     assert {size_of(batch) for batch in seen} == {(48, 48)}  # 31x45 -> 41x45 -> multiples of 8
     seen.clear()
-    plain = predict_case(Whole(), case, settings=WAYS[0], canvas=Canvas.of(sample_of((43, 50))))["FLAIR"]
-    assert {size_of(batch) for batch in seen} == {(48, 56)}  # a crop without resize is a canvas, rounded as in training
+    plain = predict_case(Whole(), case, settings=WAYS[0], frame=Frame.of(sample_of((43, 50))))["FLAIR"]
+    assert {size_of(batch) for batch in seen} == {(48, 56)}  # a crop without resize is a frame, rounded as in training
     np.testing.assert_array_equal(plain, np.where(case.mask, case.images["T1w"], -1))
 
 
 def test_methods_that_are_no_networks_are_left_alone() -> None:
     case = smooth_case(background=True)
-    canvas = Canvas.of(sample_of((48, 64), (64, 40)))
-    found = predict_case(Fitted(NoOptions(), SOURCES, TARGETS), case, canvas=canvas)["FLAIR"]
+    frame = Frame.of(sample_of((48, 64), (64, 40)))
+    found = predict_case(Fitted(NoOptions(), SOURCES, TARGETS), case, frame=frame)["FLAIR"]
     np.testing.assert_array_equal(found, case.images["T1w"])
 
 
 def test_a_batch_counts_the_pixels_that_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 20_000)
-    predict_case(Whole(), smooth_case(), settings=WAYS[0], canvas=Canvas.of(sample_of((48, 48), (96, 96))))
+    predict_case(Whole(), smooth_case(), settings=WAYS[0], frame=Frame.of(sample_of((48, 48), (96, 96))))
     assert [batch.size for batch in seen[:-1]] == [2] * (len(seen) - 1) and len(seen) > 2  # 2 * 96^2 < 20000 < 3 * 96^2
 
 
 @pytest.mark.parametrize("kind", [First, Whole])
 def test_validation_predicts_as_prediction_does(store: Store, kind: type[First]) -> None:
-    canvas = Canvas.of(sample_of((40, 40), (56, 48)))
+    frame = Frame.of(sample_of((40, 40), (56, 48)))
     case = store["b"]
     batch = case_batch(store, "b", SOURCES)
-    found = predict_batch(kind(), batch, CPU, EXACT, dict.fromkeys(SOURCES, -1.0), canvas)["FLAIR"]
+    found = predict_batch(kind(), batch, CPU, EXACT, dict.fromkeys(SOURCES, -1.0), frame)["FLAIR"]
     shown = {size_of(some) for some in seen}
     prepared = PreparedCase(
         "b",
@@ -524,12 +524,12 @@ def test_validation_predicts_as_prediction_does(store: Store, kind: type[First])
         normalizers={**case.normalizers},
     )
     seen.clear()
-    volume = predict_case(kind(), prepared, settings=WAYS[1], canvas=canvas)["FLAIR"]
+    volume = predict_case(kind(), prepared, settings=WAYS[1], frame=frame)["FLAIR"]
     assert {size_of(some) for some in seen} == shown
     expected = slice_major(volume, "axial")
     assert batch.mask is not None
     np.testing.assert_array_equal(found.numpy()[batch.mask.numpy()], expected[case.mask > 0])
-    score = validate(kind(sources=("FLAIR",), targets=("FLAIR",)), store, ["b"], CPU, EXACT, canvas)["b"]
+    score = validate(kind(sources=("FLAIR",), targets=("FLAIR",)), store, ["b"], CPU, EXACT, frame)["b"]
     # the brain's edge is interpolated, no more
     assert 15 < score < 60
 
@@ -556,13 +556,13 @@ def test_training_export_and_evaluation_share_the_canvas(tmp_path: Path) -> None
     result = train(config, store, split, tmp_path / "run", runtime=Runtime(accelerator="cpu"))
     assert result.best is not None and (tmp_path / "run" / "images" / "step_000002.png").is_file()
     box = store["b"].mask.shape[1:]
-    scaled = Canvas.of(sample).scaled((round(box[0]), round(box[1])))
+    scaled = Frame.of(sample).scaled((round(box[0]), round(box[1])))
     want = (round(box[0] * 32 / 24), round(box[1] * 40 / 24))
-    assert want == Canvas(scale=(32 / 24, 40 / 24)).scaled((box[0], box[1])) and scaled == (32, 40)
+    assert want == Frame(scale=(32 / 24, 40 / 24)).scaled((box[0], box[1])) and scaled == (32, 40)
     assert {size_of(some) for some in seen[:2]} == {(32, 40)}  # training
     rounded = (-(-want[0] // 8) * 8, -(-want[1] // 8) * 8)
     assert {size_of(some) for some in seen[2:]} == {rounded}  # validation and its picture
-    run, settings = load_run(tmp_path / "run"), InferSettings(precision="32", tight="off")
+    run, settings = load_run(tmp_path / "run"), PredictSettings(precision="32", tight="off")
     seen.clear()
     (predicted,) = predictions([tmp_path / "run"], tmp_path / "data", "test", settings)
     assert {size_of(some) for some in seen} == {rounded}

@@ -29,7 +29,7 @@ from synthmr.evaluate.segmentation import (
     surface_distances,
 )
 from synthmr.evaluate.table import format_score, read_metrics, summarise, write_metrics
-from synthmr.methods.parts.tumour import CLASSES, CONVENTIONS, REGIONS, convention_of, region, to_brats, to_classes
+from synthmr.labels import CLASSES, CONVENTIONS, REGIONS, convention_of, region, to_brats, to_classes
 
 ISO = (1.0, 1.0, 1.0)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthmr.errors import UsageError
-from synthmr.infer.stitch import WINDOWS, Tiling, blend, cut, hinet_tiles, next_multiple, pad_far, positions, tiling, window
+from synthmr.predict.stitch import WINDOWS, Tiling, blend, cut, hinet_tiles, next_multiple, pad_far, positions, tiling, window
 
 lengths = st.integers(1, 60)
 patches = st.integers(1, 40)

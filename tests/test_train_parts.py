@@ -15,8 +15,8 @@ from synthmr.batch import Batch
 from synthmr.config import TrainConfig
 from synthmr.data.store import Store
 from synthmr.errors import DataError, UsageError
-from synthmr.infer.precision import Precision
 from synthmr.methods.contract import Spec
+from synthmr.predict.precision import Precision
 from synthmr.train.runtime import Runtime, Updater
 from synthmr.train.schedule import Budget, learning_rate
 from synthmr.train.validate import MOST_DB, slice_figure, validate

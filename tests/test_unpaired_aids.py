@@ -214,7 +214,7 @@ def test_the_tumour_network_sees_the_background_that_the_result_has(brain: bool)
     method.progress = 1.0
     method.step(replace(batch, segmentation=torch.zeros(2, 1, 64, 80, dtype=torch.long)), Record())
     with torch.no_grad():
-        method.extra(batch.only(SOURCES), "segmentation")
+        method.map(batch.only(SOURCES), "segmentation")
     assert len(seen) == 2
     for given in seen:
         outside = given[:, -1:][~batch.mask]

@@ -256,8 +256,8 @@ def synthesize(
     overlap: Annotated[float, typer.Option(help="Share of a patch that its neighbour covers too, with --mode patches.")] = 0.5,
     precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal slices (default: as in training).")] = "",
-    extra: Annotated[
-        list[str] | None, typer.Option(help="Maps to write too: attention, segmentation, fusion; see `synthmr methods`.")
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", help="Maps to write too: attention, segmentation, fusion; see `synthmr methods`.")
     ] = None,
     lesion_mask: Annotated[
         Path | None, typer.Option("--lesion-mask", help="Lesion mask to synthesise with (milr), or `none` for no lesion.")
@@ -272,7 +272,7 @@ def synthesize(
     from synthmr import pipeline
     from synthmr.config import to_dict
 
-    settings = pipeline.infer_settings(mode, patch, overlap, precision, plane)
+    settings = pipeline.predict_settings(mode, patch, overlap, precision, plane)
     console = _console(json)
     pairs = [word for word in inputs if "=" in word and not Path(word).exists()]
     if pairs:
@@ -281,7 +281,7 @@ def synthesize(
         if output is None:
             raise UsageError("CONTRAST=file words need -o FILE, the volume to write.")
         written = pipeline.synthesize_files(
-            run, pairs, output, mask, intensity, settings, overwrite, alias or [], extra or [], lesion_mask
+            run, pairs, output, mask, intensity, settings, overwrite, alias or [], map_ or [], lesion_mask
         )
         console.say("\n".join(str(path) for path in written))
         if json:
@@ -300,7 +300,7 @@ def synthesize(
             split,
             alias or [],
             split_file,
-            extra or [],
+            map_ or [],
             lesion_mask,
             progress=tick,
         )
@@ -338,7 +338,7 @@ def evaluate(
     from synthmr.predictions import Remarks
 
     console = _console(json)
-    settings = pipeline.infer_settings(mode, 128, 0.5, precision, plane)
+    settings = pipeline.predict_settings(mode, 128, 0.5, precision, plane)
     remarks = Remarks()
     with console.progress("evaluate") as tick:
         rows = pipeline.evaluate(

@@ -129,8 +129,8 @@ class TrainConfig:
         keep_after: share of the training, in [0, 1), whose weights are kept as the best only until later ones are validated:
             a network that is still grey can have the right brightness by luck and win on PSNR. 0 is off.
         patience: validations without a better score before the run stops; 0 is off.
-        level: learn at the end how far the level of a predicted volume can be told from the volume itself, and correct it by
-            that (`synthmr.prepare.level`); for targets with the normaliser `percentile`.
+        brightness: learn at the end how far the brightness of a predicted volume can be told from the volume itself, and correct
+            it by that (`synthmr.prepare.brightness`); for targets with the normaliser `percentile`.
         images: write pictures of one validation slice at every validation.
         tensorboard: write TensorBoard events as well (needs the extra ``tensorboard``).
     """
@@ -153,7 +153,7 @@ class TrainConfig:
     validate_every: int = 0
     keep_after: float = 0.25
     patience: int = 0
-    level: bool = True
+    brightness: bool = True
     images: bool = True
     tensorboard: bool = False
 

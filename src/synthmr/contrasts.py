@@ -54,44 +54,44 @@ def parse_aliases(pairs: Iterable[str]) -> dict[str, str]:
     Raises:
         UsageError: a pair has no ``=`` or an empty side.
     """
-    extra: dict[str, str] = {}
+    aliases: dict[str, str] = {}
     for pair in pairs:
         alias, equals, name = pair.partition("=")
         if not equals or not alias.strip() or not name.strip():
             raise UsageError(f"--alias {pair!r} is not of the form alias=CONTRAST; write for example --alias t1km=T1ce.")
-        extra[squeeze(alias)] = _LOOKUP.get(squeeze(name), name.strip())
-    return extra
+        aliases[squeeze(alias)] = _LOOKUP.get(squeeze(name), name.strip())
+    return aliases
 
 
-def canonical(word: str, extra: Mapping[str, str] | None = None) -> str | None:
-    """Return the canonical name that ``word`` means, or None. ``extra`` comes from `parse_aliases` and wins."""
+def canonical(word: str, aliases: Mapping[str, str] | None = None) -> str | None:
+    """Return the canonical name that ``word`` means, or None. ``aliases`` comes from `parse_aliases` and wins."""
     key = squeeze(word)
-    if extra and key in extra:
-        return extra[key]
+    if aliases and key in aliases:
+        return aliases[key]
     return _LOOKUP.get(key)
 
 
-def resolve(word: str, extra: Mapping[str, str] | None = None) -> str:
+def resolve(word: str, aliases: Mapping[str, str] | None = None) -> str:
     """Like `canonical`, for names that a person typed.
 
     Raises:
         UsageError: the word is no contrast; the message suggests the nearest one.
     """
-    name = canonical(word, extra)
+    name = canonical(word, aliases)
     if name is None or name in (SEGMENTATION, MASK):
-        own = [name for name in (extra or {}).values() if name not in (SEGMENTATION, MASK)]
+        own = [name for name in (aliases or {}).values() if name not in (SEGMENTATION, MASK)]
         known = (*CONTRASTS, *own)
         raise UsageError(f"unknown contrast {word!r}: {did_you_mean(word, known)} Add a name with --alias {word}=CONTRAST.")
     return name
 
 
-def resolve_list(text: str, extra: Mapping[str, str] | None = None) -> tuple[str, ...]:
+def resolve_list(text: str, aliases: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Resolve a comma-separated list such as ``T1w,T2w``; order is kept.
 
     Raises:
         UsageError: the list is empty, has an unknown word, or names a contrast twice.
     """
-    names = tuple(resolve(part.strip(), extra) for part in text.split(",") if part.strip())
+    names = tuple(resolve(part.strip(), aliases) for part in text.split(",") if part.strip())
     if not names:
         raise UsageError("no contrast was named; write for example T1w,T2w.")
     if len(set(names)) != len(names):
@@ -99,7 +99,7 @@ def resolve_list(text: str, extra: Mapping[str, str] | None = None) -> tuple[str
     return names
 
 
-def parse_files(pairs: Iterable[str], extra: Mapping[str, str] | None = None) -> dict[str, Path]:
+def parse_files(pairs: Iterable[str], aliases: Mapping[str, str] | None = None) -> dict[str, Path]:
     """Parse ``CONTRAST=file`` pairs from the command line into {canonical name: file}.
 
     Raises:
@@ -108,7 +108,7 @@ def parse_files(pairs: Iterable[str], extra: Mapping[str, str] | None = None) ->
     files: dict[str, Path] = {}
     for pair in pairs:
         name, _, path = pair.partition("=")
-        contrast = resolve(name, extra)
+        contrast = resolve(name, aliases)
         if contrast in files:
             raise UsageError(f"{pair!r} names {contrast} a second time; give each contrast once.")
         files[contrast] = Path(path)

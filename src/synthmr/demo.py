@@ -66,7 +66,7 @@ def run_demo(out: Path, subjects: int, seed: int, steps: int, console: Console) 
         with console.training(method) as live:
             result = pipeline.train(config, store, split, runs / method, progress=live, data=data)
         _told(console, start, f"{method}: {result.describe()}")
-    inference = pipeline.infer_settings()
+    inference = pipeline.predict_settings()
     volumes = out / "volumes"
     for method in (*BASELINES, "hinet"):
         summary = pipeline.synthesize_cohort(runs / method, data, volumes / method, "scanner", inference, split="test")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from synthmr.data.split import Split
     from synthmr.data.store import Store
     from synthmr.evaluate.pair import PairScores
-    from synthmr.infer.export import Summary
-    from synthmr.infer.predict import InferSettings
+    from synthmr.predict.predictor import PredictSettings
+    from synthmr.predict.write import Summary
     from synthmr.predictions import Predicted, Remarks
     from synthmr.run import LoadedRun
     from synthmr.train.loop import TrainResult
@@ -92,14 +92,14 @@ def configure(
     from synthmr.methods.configure import build_config
     from synthmr.prepare.normalize import value_range
 
-    extra = parse_aliases(aliases)
+    known = parse_aliases(aliases)
     return build_config(
         registry.load(method),
         preset,
         read_yaml(config) if config is not None else {},
         settings,
-        resolve_list(sources, extra),
-        resolve_list(target, extra),
+        resolve_list(sources, known),
+        resolve_list(target, known),
         seed=seed,
         budget=budget or {},
         value_range=value_range,
@@ -212,9 +212,9 @@ def extension(
     from synthmr.run import load_run
     from synthmr.train.extend import check_landmarks, extended_config, inherited_split
 
-    extra = parse_aliases(aliases)
+    known = parse_aliases(aliases)
     loaded = load_run(run)
-    names = [tuple(resolve_list(words, extra)) if words else () for words in (add_sources, add_targets)]
+    names = [tuple(resolve_list(words, known)) if words else () for words in (add_sources, add_targets)]
     config = extended_config(loaded, names[0], names[1], settings, budget, seed)
     if split_file is None and not (data / "store.json").is_file():
         split_file = inherited_split(loaded, index(data, aliases), (*config.sources, *config.targets))
@@ -232,22 +232,22 @@ def phantom(
     return make_phantom(out, subjects, seed=seed, spacing=spacing, field_strength=field, overwrite=overwrite, progress=progress)
 
 
-def infer_settings(
+def predict_settings(
     mode: str = "slices", patch: int = 128, overlap: float = 0.5, precision: str = "auto", plane: str = ""
-) -> InferSettings:
+) -> PredictSettings:
     """How volumes are predicted, checked.
 
     Raises:
         UsageError: an unknown mode, precision or plane, or an overlap outside [0, 1).
     """
-    from synthmr.infer.predict import InferSettings
+    from synthmr.predict.predictor import PredictSettings
 
     for word, value, allowed in (("--mode", mode, ("slices", "patches")), ("--precision", precision, ("auto", "32", "bf16"))):
         if value not in allowed:
             raise UsageError(f"{word} {value!r}: {did_you_mean(value, allowed)}")
     if not 0 <= overlap < 1 or patch < 16:
         raise UsageError(f"--patch {patch} --overlap {overlap:g}: a patch has at least 16 voxels and an overlap in [0, 1).")
-    return InferSettings(mode=mode, patch=(patch, patch), overlap=overlap, precision=precision, plane=plane)
+    return PredictSettings(mode=mode, patch=(patch, patch), overlap=overlap, precision=precision, plane=plane)
 
 
 def synthesize_files(
@@ -256,26 +256,26 @@ def synthesize_files(
     output: Path,
     mask: Path | None = None,
     intensity: str = "scanner",
-    settings: InferSettings | None = None,
+    settings: PredictSettings | None = None,
     overwrite: bool = False,
     aliases: Sequence[str] = (),
-    extras: Sequence[str] = (),
+    maps: Sequence[str] = (),
     lesion: Path | None = None,
 ) -> list[Path]:
     """Synthesise from ``CONTRAST=file`` words into one file (a file a target where the run has several)."""
-    from synthmr.infer import export
+    from synthmr.predict import write
     from synthmr.run import load_run
 
     files = parse_files(pairs, parse_aliases(aliases))
-    return export.synthesize_files(
+    return write.synthesize_files(
         load_run(run),
         files,
         output,
         mask=mask,
         intensity=intensity,
-        settings=settings or infer_settings(),
+        settings=settings or predict_settings(),
         overwrite=overwrite,
-        extras=split_words(extras),
+        maps=split_words(maps),
         lesion=lesion,
     )
 
@@ -290,19 +290,19 @@ def synthesize_cohort(
     data: Path,
     out: Path,
     intensity: str = "scanner",
-    settings: InferSettings | None = None,
+    settings: PredictSettings | None = None,
     overwrite: bool = False,
     split: str = "",
     aliases: Sequence[str] = (),
     split_file: Path | None = None,
-    extras: Sequence[str] = (),
+    maps: Sequence[str] = (),
     lesion: Path | None = None,
     progress: Tick | None = None,
 ) -> Summary:
     """Synthesise every case of a cohort (or of one part of its split); skip what is done, survive a bad case."""
     from dataclasses import replace
 
-    from synthmr.infer import export
+    from synthmr.predict import write
     from synthmr.predictions import select
     from synthmr.run import load_run
 
@@ -310,14 +310,14 @@ def synthesize_cohort(
     cohort = index(data, aliases, split_file)
     if split:
         cohort = replace(cohort, cases=tuple(select(cohort, loaded.split, split)))
-    return export.synthesize_cohort(
+    return write.synthesize_cohort(
         loaded,
         cohort,
         out,
         intensity=intensity,
-        settings=settings or infer_settings(),
+        settings=settings or predict_settings(),
         overwrite=overwrite,
-        extras=split_words(extras),
+        maps=split_words(maps),
         lesion=lesion,
         progress=progress,
     )
@@ -328,7 +328,7 @@ def evaluate(
     data: Path,
     split: str = "test",
     protocols: Sequence[str] = (),
-    settings: InferSettings | None = None,
+    settings: PredictSettings | None = None,
     aliases: Sequence[str] = (),
     split_file: Path | None = None,
     progress: Tick | None = None,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from synthmr.data.split import Split
     from synthmr.evaluate.lint import LintWarning
     from synthmr.evaluate.protocols import Protocol
-    from synthmr.infer.predict import InferSettings
+    from synthmr.predict.predictor import PredictSettings
     from synthmr.run import LoadedRun
 
 
@@ -116,7 +116,7 @@ def predictions(
     runs: Sequence[Path],
     data: Path,
     split: str = "test",
-    settings: InferSettings | None = None,
+    settings: PredictSettings | None = None,
     aliases: Sequence[str] = (),
     split_file: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
@@ -152,8 +152,8 @@ def _open(runs: Sequence[Path], names: Sequence[str]) -> dict[str, LoadedRun]:
     Raises:
         UsageError: their numbers would not compare.
     """
-    from synthmr.infer.precision import best_device
     from synthmr.methods.contract import NeuralMethod
+    from synthmr.predict.precision import best_device
     from synthmr.run import load_run
 
     opened = [load_run(path) for path in runs]
@@ -171,12 +171,12 @@ def _open(runs: Sequence[Path], names: Sequence[str]) -> dict[str, LoadedRun]:
 
 
 def _predict(
-    case: Case, loaded: Mapping[str, LoadedRun], settings: InferSettings | None, inputs: Sequence[str]
+    case: Case, loaded: Mapping[str, LoadedRun], settings: PredictSettings | None, inputs: Sequence[str]
 ) -> Iterator[Predicted]:
     """Predict one case with every run, a `Predicted` a target; arguments and errors of `predictions`."""
-    from synthmr.infer.canvas import Canvas
-    from synthmr.infer.extras import segments, tumour_classes
-    from synthmr.infer.predict import predict_case, tile_borders
+    from synthmr.predict.frame import Frame
+    from synthmr.predict.maps import segments, tumour_classes
+    from synthmr.predict.predictor import predict_case, tile_borders
     from synthmr.prepare.case import prepare_case
 
     prepared: dict[str, PreparedCase] = {}
@@ -189,14 +189,14 @@ def _predict(
         if key not in prepared:
             prepared[key] = prepare_case(case, (*config.sources, *config.targets), config.prepare, config.targets, run.landmarks)
         plane = (settings.plane if settings is not None else "") or config.prepare.plane
-        canvas = Canvas.of(config.sample)
+        frame = Frame.of(config.sample)
         given = only(prepared[key], inputs, config) if inputs else prepared[key]
-        for target, image in predict_case(run.method, given, None, plane, settings, canvas=canvas, levels=run.levels).items():
+        for target, image in predict_case(run.method, given, None, plane, settings, frame=frame, brightness=run.brightness).items():
             images[target][name] = image
-        if settings is not None and settings.mode == "patches" and canvas == Canvas():
+        if settings is not None and settings.mode == "patches" and frame == Frame():
             borders[name] = tile_borders(given.mask.shape, plane, settings, run.method.spec.divisor)
         if segments(run.method) and given.segmentation is not None:
-            segmented[name] = tumour_classes(run.method, given, plane, settings, canvas)
+            segmented[name] = tumour_classes(run.method, given, plane, settings, frame)
     shapes = {each.mask.shape for each in prepared.values()}
     if len(shapes) > 1:
         raise UsageError(f"the runs see case {case.name} on different boxes, so one table cannot hold them; evaluate them apart.")

@@ -20,7 +20,7 @@ from synthmr.io.files import finite, sha256, write_error, write_json, write_text
 from synthmr.methods import registry
 from synthmr.methods.configure import restore_config
 from synthmr.methods.contract import FittedMethod
-from synthmr.prepare.level import Levels, from_json
+from synthmr.prepare.brightness import Brightnesses, from_json
 
 CHECKPOINTS = ("best", "last")
 WEIGHTS, AVERAGE = "model.safetensors", "ema.safetensors"
@@ -297,16 +297,16 @@ class LoadedRun:
         return dict(self.info.get("landmarks", {}))
 
     @property
-    def levels(self) -> Levels:
-        """How predicted volumes are brought to their level.
+    def brightness(self) -> Brightnesses:
+        """How predicted volumes are brought to their brightness.
 
         Raises:
             RunError: ``run.json`` is damaged.
         """
         try:
-            return from_json(self.info.get("levels", {}))
+            return from_json(self.info.get("brightness", self.info.get("levels", {})))  # levels: the word of older runs
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise RunError(f"{self.folder.path}/run.json has damaged levels ({error!r}); restore it or train again.") from None
+            raise RunError(f"{self.folder.path}/run.json has damaged brightness ({error!r}); restore it or train again.") from None
 
     @property
     def target_normalizers(self) -> Mapping[str, dict[str, Any]]:

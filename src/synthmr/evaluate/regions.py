@@ -23,7 +23,7 @@ import numpy as np
 from synthmr.case import PLANES
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.checks import bounding_box, check_finite, check_shapes, check_spacing, select
-from synthmr.methods.parts.tumour import REGIONS, convention_of, region, to_classes
+from synthmr.labels import REGIONS, convention_of, region, to_classes
 
 #: labels of a tissue map, as the phantom writes it to ``tissue.nii.gz``
 TISSUES: Mapping[int, str] = {1: "csf", 2: "gm", 3: "wm"}
@@ -56,7 +56,7 @@ def region_masks(
         mask: ``(X, Y, Z)`` bool, the brain.
         segmentation: the same shape, whole numbers of 0 and up (or bool); None where there is none.
         tissue: the same shape, whole numbers; 0 is no tissue.
-        convention: of ``segmentation``: a key of `synthmr.methods.parts.tumour.CONVENTIONS`; ``auto``: what the labels tell,
+        convention: of ``segmentation``: a key of `synthmr.labels.CONVENTIONS`; ``auto``: what the labels tell,
             and no tumour parts where they hold a number above 4, or nothing above 1 (a plain lesion mask); None: no parts.
         tissues: label -> name of ``tissue``.
         spacing: mm a voxel; with it ``boundary`` is in mm, without in voxels.

@@ -1,6 +1,6 @@
 """Scores of tumour segmentations, per subject in 3D: Dice and surface distances of whole tumour, core and enhancing part.
 
-Volumes hold the classes 0-3 of `synthmr.methods.parts.tumour` (`to_classes` makes them from BraTS labels).
+Volumes hold the classes 0-3 of `synthmr.labels` (`to_classes` makes them from BraTS labels).
 
 | metric | formula | better | range | equal | both empty | one empty |
 |---|---|---|---|---|---|---|
@@ -32,7 +32,7 @@ from synthmr.contrasts import SEGMENTATION
 from synthmr.errors import DataError
 from synthmr.evaluate.checks import bounding_box, check_shapes, check_spacing
 from synthmr.evaluate.table import format_score, mean_sd, score_rows
-from synthmr.methods.parts.tumour import REGIONS, check_classes, present_in, region, to_brats, to_classes
+from synthmr.labels import REGIONS, check_classes, present_in, region, to_brats, to_classes
 
 __all__ = [
     "METRICS", "PROTOCOL", "REGIONS", "AssdSummary", "assd", "dice", "hd95", "keep_largest_tumour", "largest_component", "region",

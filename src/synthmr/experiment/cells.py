@@ -236,7 +236,7 @@ def score_cell(
     path = folder / f"scores-{config_hash([scoring, protocols])}.csv"
     if path.is_file():
         return read_metrics(path)
-    settings = pipeline.infer_settings(plane=scoring.plane)
+    settings = pipeline.predict_settings(plane=scoring.plane)
     rows = pipeline.evaluate([run], data, scoring.part, scoring.protocols, settings, aliases, progress=tick, inputs=scoring.inputs)
     write_metrics(path, rows)
     return rows

@@ -226,7 +226,7 @@ def _config(row: Row, options: Options) -> Any:
         seed=options.seed,
         aliases=[f"{name}={name}" for name in (*row.sources, *row.target)],  # they are names already, not words of the data
     )
-    pipeline.infer_settings(plane=row.plane)
+    pipeline.predict_settings(plane=row.plane)
     if row.inputs and set(row.inputs) != set(row.sources) and not method.spec.any_subset:
         raise UsageError(f"{row.method} needs all of its sources, so it cannot be given {', '.join(row.inputs)} alone.")
     if row.extend and not hasattr(config.options, "frozen"):
@@ -251,13 +251,13 @@ def substitutions(words: Sequence[str], aliases: Sequence[str] = ()) -> dict[str
     Raises:
         UsageError: a word is not of that form, or names no contrast.
     """
-    extra = parse_aliases(aliases)
+    known = parse_aliases(aliases)
     found = {}
     for word in words:
         old, mark, new = word.partition("=")
         if not mark:
             raise UsageError(f"--substitute {word!r}: write TABLE=DATA, for example DWI=T1ce.")
-        found[resolve(old, extra)] = resolve(new, extra)
+        found[resolve(old, known)] = resolve(new, known)
     return found
 
 

@@ -86,9 +86,24 @@ def restore_config(method: Any, data: Mapping[str, Any]) -> RunConfig:
     Raises:
         UsageError: it holds unknown keys or values of the wrong type.
     """
-    plain = dict(data)
+    plain = _renamed(data)
     options = from_dict(method.Options, plain.pop("options", None) or {}, "options.")
     return dataclasses.replace(from_dict(RunConfig, plain), options=options)
+
+
+#: section.key of older runs -> what it is called now
+RENAMED = {"train.level": "train.brightness"}
+
+
+def _renamed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that an older synthmr wrote, in today's words."""
+    plain = {key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()}
+    for old, new in RENAMED.items():
+        section, _, key = old.partition(".")
+        if key in plain.get(section, {}):
+            home, _, name = new.partition(".")
+            plain.setdefault(home, {})[name] = plain[section].pop(key)
+    return plain
 
 
 def _without_names(yaml: Mapping[str, Any], method: str, sources: Sequence[str], targets: Sequence[str]) -> dict[str, Any]:

@@ -33,13 +33,11 @@ class Spec:
         targets: (fewest, most) output contrasts.
         any_subset: runs with any non-empty subset of the sources it was trained with.
         dims: spatial dimensions it can work in.
-        stochastic: gives several answers to one input.
-        needs: extra inputs, of mask, coords, segmentation.
+        outputs: what comes out: image (of the target contrasts), labels or map.
+        needs: inputs beside the sources, of mask, coords, segmentation.
         divisor: spatial sizes must be multiples of this; inference pads and crops.
-        halo: pixels of context after which the output at a pixel no longer depends on what lies further away, or 0
-            where this is unbounded or unknown.
         output_range: (low, high) that the output cannot leave (tanh: (-1, 1)), or None.
-        extras: maps that can be asked for beside the images; see `NeuralMethod.extra`.
+        maps: maps that can be asked for beside the images; see `NeuralMethod.map`.
     """
 
     name: str
@@ -51,12 +49,11 @@ class Spec:
     targets: tuple[int, int] = (1, 1)
     any_subset: bool = False
     dims: tuple[int, ...] = (2,)
-    stochastic: bool = False
+    outputs: str = "image"
     needs: tuple[str, ...] = ()
     divisor: int = 1
-    halo: int = 0
     output_range: tuple[float, float] | None = None
-    extras: tuple[str, ...] = ()
+    maps: tuple[str, ...] = ()
 
 
 class Update(Protocol):
@@ -154,29 +151,29 @@ class NeuralMethod(nn.Module):
         """Predict ``wanted`` (default: all targets) from the sources in ``batch``: contrast -> ``(B, 1, H, W)``."""
         raise TypeError(f"{type(self).__name__} must define forward(batch, wanted)")
 
-    def check_extra(self, name: str) -> None:
+    def check_map(self, name: str) -> None:
         """Check that this very network can give a map.
 
         Raises:
             UsageError: it cannot.
         """
-        if name not in self.spec.extras:
-            raise UsageError(f"{self.spec.name} gives no map {name!r}; it gives {', '.join(self.spec.extras) or 'none'}.")
+        if name not in self.spec.maps:
+            raise UsageError(f"{self.spec.name} gives no map {name!r}; it gives {', '.join(self.spec.maps) or 'none'}.")
 
-    def extra_labels(self, name: str, given: Sequence[str]) -> tuple[str, ...]:
+    def map_labels(self, name: str, given: Sequence[str]) -> tuple[str, ...]:
         """What the parts of a map are called: ``name-source`` for each source given, unless a method says otherwise."""
         return tuple(f"{name}-{source}" for source in given)
 
-    def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
-        """A map that the method can give beside the images: label of `extra_labels` -> ``(B, 1, H, W)`` float32.
+    def map(self, batch: Batch, name: str) -> dict[str, Tensor]:
+        """A map that the method can give beside the images: label of `map_labels` -> ``(B, 1, H, W)`` float32.
 
         ``segmentation`` is one entry of that name, ``(B, classes, H, W)`` probabilities.
 
         Raises:
             UsageError: this network cannot give it.
         """
-        self.check_extra(name)
-        raise TypeError(f"{type(self).__name__} names {name} in spec.extras and must define extra(batch, name)")
+        self.check_map(name)
+        raise TypeError(f"{type(self).__name__} names {name} in spec.maps and must define map(batch, name)")
 
 
 class FittedMethod:
@@ -303,6 +300,6 @@ def check_wanted(method: Method, batch: Batch, wanted: Sequence[str] | None) -> 
     if any(edge % method.spec.divisor for edge in size):
         raise UsageError(
             f"{method.spec.name} needs sizes that are multiples of {method.spec.divisor} and was given {'x'.join(map(str, size))};"
-            " pad the images, or use synthmr.infer, which does."
+            " pad the images, or use synthmr.predict, which does."
         )
     return given, targets

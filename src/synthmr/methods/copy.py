@@ -70,7 +70,7 @@ class Copy(FittedMethod):
         name="copy", title="best single source after a monotone intensity map", sources=(1, 16), targets=(1, 8), dims=(2, 3)
     )
     Options: ClassVar[type] = CopyOptions
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {}, "paper": {"train.level": False}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {}, "paper": {"train.brightness": False}}
 
     def __init__(self, options: CopyOptions, sources: Sequence[str], targets: Sequence[str]) -> None:
         super().__init__(options, sources, targets)

@@ -150,7 +150,7 @@ class Cut(NeuralMethod):
             "sample.min_brain": 0.0,
             "augment.flip": 0.5,
             "train.epochs": 400,
-            "train.level": False,
+            "train.brightness": False,
             "train.lr": 2e-4,
             "train.beta1": 0.5,
             "train.schedule": "linear",

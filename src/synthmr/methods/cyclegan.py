@@ -167,7 +167,7 @@ class CycleGAN(NeuralMethod):
             "sample.batch": 1,
             "augment.flip": 0.5,
             "train.epochs": 200,
-            "train.level": False,
+            "train.brightness": False,
             "train.optimizer": "adam",
             "train.lr": 2e-4,
             "train.beta1": 0.5,

@@ -36,7 +36,7 @@ Where the paper is silent or contradicts itself:
 
 LAF cuts the image that it is shown, whatever its size, at round(k H / n). So its blocks are places in the brain only where training
 and prediction show alike parts of it, which whole slices are and patches are not. Prediction shows this network whole slices, not
-windows around the brain, because it holds instance norms (`synthmr.infer.windows`); they and the SPE's average need that as well.
+windows around the brain, because it holds instance norms (`synthmr.predict.windows`); they and the SPE's average need that as well.
 With 64 filters and two sources the generator has 21,200,981 parameters and the discriminator 11,149,121.
 """
 
@@ -328,7 +328,7 @@ class Disentangled(NeuralMethod):
         targets=(1, 1),
         divisor=16,
         output_range=(-1.0, 1.0),
-        extras=("pseudo_target",),
+        maps=("pseudo_target",),
     )
     Options: ClassVar[type] = DisentangledOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -341,7 +341,7 @@ class Disentangled(NeuralMethod):
             "sample.batch": 3,
             "sample.min_brain": 0.0,
             "train.epochs": 200,
-            "train.level": False,
+            "train.brightness": False,
             "train.optimizer": "adam",
             "train.lr": 2e-4,
             "train.beta1": 0.5,
@@ -436,12 +436,12 @@ class Disentangled(NeuralMethod):
         image, _ = self.generator([batch.images[name] for name in sources])
         return {name: image.float() for name in targets}
 
-    def extra_labels(self, name: str, given: Sequence[str]) -> tuple[str, ...]:
+    def map_labels(self, name: str, given: Sequence[str]) -> tuple[str, ...]:
         """One image, of the target."""
         return (f"{name}-{self.targets[0]}",)
 
-    def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
+    def map(self, batch: Batch, name: str) -> dict[str, Tensor]:
         """``pseudo_target``: what LAF makes of the sources, ``(B, 1, H, W)`` in normalised units."""
-        self.check_extra(name)
+        self.check_map(name)
         sources, targets = check_wanted(self, batch, None)
         return {f"{name}-{targets[0]}": self.generator.laf(batch.stack(sources)).float()}

@@ -287,7 +287,7 @@ class HiNet(NeuralMethod):
             "sample.batch": 16,
             "sample.min_brain": 0.0,
             "train.epochs": 300,
-            "train.level": False,
+            "train.brightness": False,
             "train.optimizer": "adam",
             "train.lr": 2e-4,
             "train.beta1": 0.5,

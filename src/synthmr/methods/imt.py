@@ -217,7 +217,7 @@ _PAPER: Mapping[str, Any] = {
     "train.lr": 2e-4,
     "train.beta1": 0.5,
     "train.schedule": "constant",
-    "train.level": False,
+    "train.brightness": False,
 }
 
 

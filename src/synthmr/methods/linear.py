@@ -63,7 +63,7 @@ class Linear(FittedMethod):
         name="linear", title="polynomial ridge regression on co-located intensities", sources=(1, 8), targets=(1, 8), dims=(2, 3)
     )
     Options: ClassVar[type] = LinearOptions
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {}, "paper": {"train.level": False}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {}, "paper": {"train.brightness": False}}
 
     def __init__(self, options: LinearOptions, sources: Sequence[str], targets: Sequence[str]) -> None:
         super().__init__(options, sources, targets)

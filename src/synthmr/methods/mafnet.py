@@ -42,13 +42,13 @@ from torch import Tensor, nn
 
 from synthmr.batch import Batch
 from synthmr.errors import DataError, UsageError, did_you_mean
+from synthmr.labels import CLASSES, CONVENTIONS, convention_of, to_classes
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 from synthmr.methods.parts.blocks import init_normal
 from synthmr.methods.parts.gan import OBJECTIVES
 from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
 from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder, Skip
-from synthmr.methods.parts.tumour import CLASSES, CONVENTIONS, convention_of, to_classes
 from synthmr.methods.parts.unpaired import on_background, play
 
 FUSIONS = ("maf", "mean", "single")
@@ -247,7 +247,7 @@ class MafNet(NeuralMethod):
         targets=(1, 1),
         divisor=16,
         output_range=(-1.0, 1.0),
-        extras=("attention", "segmentation"),
+        maps=("attention", "segmentation"),
     )
     Options: ClassVar[type] = MafNetOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -258,7 +258,7 @@ class MafNet(NeuralMethod):
             "sample.min_brain": 0.0,
             "sample.batch": 4,
             "train.epochs": 110,
-            "train.level": False,
+            "train.brightness": False,
             "train.lr": 4e-4,
             "train.beta1": 0.5,
             "train.schedule": "constant",
@@ -358,13 +358,13 @@ class MafNet(NeuralMethod):
         """What the training data's labels mean: a key of `parts.tumour.CONVENTIONS`."""
         return list(CONVENTIONS)[int(self.convention)]
 
-    def check_extra(self, name: str) -> None:
+    def check_map(self, name: str) -> None:
         """No attention without its block, no segmentation without one to learn from.
 
         Raises:
             UsageError: this run cannot give the map.
         """
-        super().check_extra(name)
+        super().check_map(name)
         if name == "attention" and self.options.fusion != "maf":
             raise UsageError(f"this run of mafnet has no attention (options.fusion={self.options.fusion}).")
         if name == "segmentation" and not bool(self.segments):
@@ -449,9 +449,9 @@ class MafNet(NeuralMethod):
         image, _ = self.generator([batch.images[name] for name in sources])
         return {name: image.float() for name in targets}
 
-    def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
+    def map(self, batch: Batch, name: str) -> dict[str, Tensor]:
         """``attention``: the weight of every source at every place. ``segmentation``: probabilities of the four classes."""
-        self.check_extra(name)
+        self.check_map(name)
         sources, _ = check_wanted(self, batch, None)
         images = [batch.images[each] for each in sources]
         if name == "segmentation":

@@ -232,7 +232,7 @@ class Milr(NeuralMethod):
         targets=(1, 8),
         any_subset=True,
         divisor=4,
-        extras=("fusion",),
+        maps=("fusion",),
     )
     Options: ClassVar[type] = MilrOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -242,7 +242,7 @@ class Milr(NeuralMethod):
             "sample.batch": 16,
             "sample.min_brain": 0.0,
             "train.epochs": 100,
-            "train.level": False,
+            "train.brightness": False,
             "train.optimizer": "adam",
             "train.lr": 1e-3,
             "train.beta1": 0.9,
@@ -391,19 +391,19 @@ class Milr(NeuralMethod):
             raise UsageError(f"a sample has none of the sources {', '.join(self.sources)}; give it at least one.")
         return present
 
-    def check_extra(self, name: str) -> None:
+    def check_map(self, name: str) -> None:
         """Only the maximum takes one source before the others.
 
         Raises:
             UsageError: this run cannot give the map.
         """
-        super().check_extra(name)
+        super().check_map(name)
         if self.options.fusion != "max":
             raise UsageError(f"this run of milr fuses by {self.options.fusion}, which takes no source before others.")
 
-    def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
+    def map(self, batch: Batch, name: str) -> dict[str, Tensor]:
         """``fusion`` (Fig. 7): for each source the share of latent channels that max fusion takes from it, ``(B, 1, H, W)``."""
-        self.check_extra(name)
+        self.check_map(name)
         sources, _ = check_wanted(self, batch, None)
         present = self._present(batch, sources)
         there = torch.stack(present)[:, :, None, None, None]

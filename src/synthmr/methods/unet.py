@@ -59,7 +59,7 @@ class UNet(NeuralMethod):
     )
     Options: ClassVar[type] = UNetOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"train.epochs": 100, "train.level": False, "train.lr": 2e-4, "sample.batch": 8},
+        "paper": {"train.epochs": 100, "train.brightness": False, "train.lr": 2e-4, "sample.batch": 8},
         "fast": {
             "options.filters": 16,
             "options.norm": "batch",

@@ -15,10 +15,10 @@ from synthmr.case import Cohort
 from synthmr.config import RunConfig, parse_settings, to_dict
 from synthmr.data.store import Store
 from synthmr.errors import DataError, RunError, UsageError
-from synthmr.infer.canvas import Canvas
 from synthmr.io.naming import some
 from synthmr.methods.configure import BUDGETS, build_config
-from synthmr.prepare.level import to_json
+from synthmr.predict.frame import Frame
+from synthmr.prepare.brightness import to_json
 from synthmr.prepare.normalize import value_range
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def extended_config(
         kept["seed"] = seed
     sources, targets = (*old.sources, *add_sources), (*old.targets, *add_targets)
     config = build_config(method, old.preset, kept, settings, sources, targets, seed=seed, budget=budget, value_range=value_range)
-    if Canvas.of(config.sample) != Canvas.of(old.sample):
+    if Frame.of(config.sample) != Frame.of(old.sample):
         raise UsageError(
             "sample.mode, sample.crop and sample.resize decide at which size every output is computed, the old ones too;"
             " leave them as the old run has them."
@@ -136,5 +136,5 @@ def inherit(info: Mapping[str, Any], run: LoadedRun) -> dict[str, Any]:
     """The record of a run that extends another: what its old outputs mean stays what it was."""
     normalizers = {**info["target_normalizers"], **run.target_normalizers}
     landmarks = {**info["landmarks"], **run.landmarks}
-    kept = {"target_normalizers": normalizers, "landmarks": landmarks, "levels": to_json(run.levels)}
+    kept = {"target_normalizers": normalizers, "landmarks": landmarks, "brightness": to_json(run.brightness)}
     return {**info, **kept, "extends": run.hash}

@@ -13,7 +13,7 @@ from synthmr import __version__
 from synthmr.config import RunConfig
 from synthmr.data.split import Split
 from synthmr.data.store import Store
-from synthmr.infer.precision import Precision
+from synthmr.predict.precision import Precision
 from synthmr.prepare.normalize import median_params
 
 

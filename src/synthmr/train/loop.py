@@ -20,16 +20,16 @@ from synthmr.data.sampling import Prefetcher, Sampler, case_batch
 from synthmr.data.split import Split
 from synthmr.data.store import Store
 from synthmr.errors import DataError, RunError, SynthmrError, UsageError
-from synthmr.infer.canvas import Canvas
-from synthmr.infer.precision import Precision, resolve_precision
+from synthmr.labels import present_in
 from synthmr.methods.contract import FittedMethod, is_paired
-from synthmr.methods.parts.tumour import present_in
-from synthmr.prepare.level import Levels, to_json
+from synthmr.predict.frame import Frame
+from synthmr.predict.precision import Precision, resolve_precision
+from synthmr.prepare.brightness import Brightnesses, to_json
 from synthmr.run import WEIGHTS, LoadedRun, RunFolder, build_method, load_run, refuse_used, run_hash
+from synthmr.train.calibrate import calibrate_brightness
 from synthmr.train.checkpoint import State, load_last, save_best, save_last
 from synthmr.train.extend import adopt, inherit
 from synthmr.train.info import run_info
-from synthmr.train.level import fit_levels
 from synthmr.train.log import Board, Progress, Silent, require_tensorboard
 from synthmr.train.result import TrainResult, peak_gb
 from synthmr.train.runtime import Runtime, Updater, check_groups, mean_over_ranks, same_start
@@ -136,8 +136,8 @@ def _fit(method: Any, config: RunConfig, store: Store, split: Split, out: Path, 
     contrasts = (*config.sources, *config.targets)
     logs = method.fit(lambda: (case_batch(store, name, contrasts) for name in split.train), config.seed)
     device, precision = torch.device("cpu"), Precision("32", False)
-    canvas = Canvas.of(config.sample)
-    scores = validate(method, store, split.validation, device, precision, canvas)
+    frame = Frame.of(config.sample)
+    scores = validate(method, store, split.validation, device, precision, frame)
     best = float(np.mean(list(scores.values())))
     seconds = time.monotonic() - start
     run = RunFolder.create(out, config, split, run_info(config, store, split, {}, precision, 1))
@@ -146,10 +146,10 @@ def _fit(method: Any, config: RunConfig, store: Store, split: Split, out: Path, 
     if config.train.images:
         first = split.validation[0]
         title = f"{first}, {method.spec.name}, validation {best:.2f} dB"
-        slice_figure(method, store, first, device, precision, canvas, out / "images" / "fit.png", title)
+        slice_figure(method, store, first, device, precision, frame, out / "images" / "fit.png", title)
     progress.on_validation(0, best, best)
     result = TrainResult(config.method, 0, seconds, 0.0, 0.0, best, 0, peak_gb(), "fit", scores)
-    _finish(run, config, result, fit_levels(load_run(out), store, device, precision))
+    _finish(run, config, result, calibrate_brightness(load_run(out), store, device, precision))
     return result
 
 
@@ -405,8 +405,8 @@ class _Training:
         if self.main:
             kept = self.average if self.average is not None else self.method
             kept.eval()
-            canvas, most = Canvas.of(self.config.sample), 0 if self.budget.long else MOST_SLICES
-            scores = validate(kept, self.store, self.split.validation, self.device, self.precision, canvas, most)
+            frame, most = Frame.of(self.config.sample), 0 if self.budget.long else MOST_SLICES
+            scores = validate(kept, self.store, self.split.validation, self.device, self.precision, frame, most)
             score = float(np.mean(list(scores.values())))
             early = state.best_moment < self.config.train.keep_after <= reached
             if state.best is None or score > state.best or early or self.method.keeps_last:
@@ -423,7 +423,7 @@ class _Training:
                 first = self.split.validation[0]
                 path = self.out / "images" / f"step_{state.step:06d}.png"
                 title = f"{first}, step {state.step}, validation {score:.2f} dB"
-                slice_figure(kept, self.store, first, self.device, self.precision, canvas, path, title)
+                slice_figure(kept, self.store, first, self.device, self.precision, frame, path, title)
             kept.train()
         state.mark = self.budget.mark(state.step, state.elapsed, self.config.train.validate_every)
         found = (state.best, state.best_step, state.best_moment, state.stale, state.scores, state.mark)
@@ -453,18 +453,18 @@ class _Training:
             extended = self.extends.config if self.extends is not None else None
             old = (*extended.sources, *extended.targets) if extended is not None else ()
             run, say = load_run(self.out), self.progress.on_message
-            levels = fit_levels(run, self.store, self.device, self.precision, old, say)
-            _finish(self.folder, self.config, result, levels)
+            brightness = calibrate_brightness(run, self.store, self.device, self.precision, old, say)
+            _finish(self.folder, self.config, result, brightness)
         self.fabric.barrier()
         return result
 
 
-def _finish(run: RunFolder, config: RunConfig, result: TrainResult, levels: Levels) -> None:
-    """Write the final summary into the log and ``run.json``, there with the levels of the predictions."""
+def _finish(run: RunFolder, config: RunConfig, result: TrainResult, brightness: Brightnesses) -> None:
+    """Write the final summary into the log and ``run.json``, there with the brightness of the predictions."""
     run.log({"finished": True, **result.as_dict()})
     digest = run_hash(config, run.checkpoint("best") / WEIGHTS)
     info = {key: value for key, value in run.info.items() if key != "error"}
-    end = {"status": "finished", "hash": digest, "result": result.as_dict(), "levels": to_json(levels)}
+    end = {"status": "finished", "hash": digest, "result": result.as_dict(), "brightness": to_json(brightness)}
     run.write_info({**info, **end})
 
 
@@ -474,7 +474,7 @@ def _labels(method: Any, store: Store, split: Split) -> tuple[int, ...] | None:
     # what a method cannot do without, it needs in validation, too
     names = (*split.train, *split.validation) if "segmentation" in method.needs else split.train
     found = [store[name].segmentation for name in names]
-    if "segmentation" not in (*method.needs, *method.spec.extras) or any(labels is None for labels in found):
+    if "segmentation" not in (*method.needs, *method.spec.maps) or any(labels is None for labels in found):
         return None
     return tuple(sorted({label for labels in found for label in present_in(np.asarray(labels))}))
 

@@ -75,7 +75,7 @@ class Runtime:
         with warnings.catch_warnings():
             # advice for scripts that are started under SLURM without srun; whoever asks for processes has been told by the docs
             warnings.filterwarnings("ignore", message=".*srun.*")
-            # float32 to Fabric: `synthmr.infer.precision` decides where to autocast, for training and inference alike
+            # float32 to Fabric: `synthmr.predict.precision` decides where to autocast, for training and inference alike
             fabric = Fabric(accelerator=kind, devices=self.devices, num_nodes=self.num_nodes, strategy=strategy)
             fabric.launch()
         return fabric

@@ -14,9 +14,9 @@ from synthmr.data.sampling import case_batch
 from synthmr.data.store import Store
 from synthmr.errors import DataError
 from synthmr.evaluate.metrics import psnr
-from synthmr.infer.canvas import Canvas, pad_far, size_of
-from synthmr.infer.precision import Precision
 from synthmr.io.files import atomic
+from synthmr.predict.frame import Frame, pad_far, size_of
+from synthmr.predict.precision import Precision
 
 #: brain slices of a subject that are scored during training, evenly spaced
 MOST_SLICES = 24
@@ -32,13 +32,13 @@ def predict_batch(
     device: torch.device,
     precision: Precision,
     fills: Mapping[str, float],
-    canvas: Canvas | None = None,
+    frame: Frame | None = None,
 ) -> dict[str, torch.Tensor]:
     """Predict all slices of a batch, a few at a time: target -> ``(B, 1, H, W)`` float32 on the CPU.
 
-    ``fills`` is the background of every source, ``canvas`` what training showed; as in prediction.
+    ``fills`` is the background of every source, ``frame`` what training showed; as in prediction.
     """
-    shown = (canvas or Canvas()).seen_by(method)
+    shown = (frame or Frame()).seen_by(method)
     size, divisor = size_of(batch), method.spec.divisor
     sources = batch.only(method.sources)
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in method.targets}
@@ -67,7 +67,7 @@ def validate(
     names: Sequence[str],
     device: torch.device,
     precision: Precision,
-    canvas: Canvas | None = None,
+    frame: Frame | None = None,
     most: int = MOST_SLICES,
 ) -> dict[str, float]:
     """Score a method in the units it was trained in.
@@ -78,7 +78,7 @@ def validate(
         names: cases to score.
         device: that computes.
         precision: number format.
-        canvas: of the training samples.
+        frame: of the training samples.
         most: brain slices a case; 0 takes all.
 
     Returns:
@@ -93,7 +93,7 @@ def validate(
         fills = {source: store[name].background(source) for source in method.sources}
         inside = None if batch.mask is None else batch.mask.numpy()
         values = []
-        for target, image in predict_batch(method, batch, device, precision, fills, canvas).items():
+        for target, image in predict_batch(method, batch, device, precision, fills, frame).items():
             span = store[name].top(target) - store[name].background(target)
             try:
                 values.append(min(psnr(image.numpy(), batch.images[target].numpy(), span, inside), MOST_DB))
@@ -109,7 +109,7 @@ def slice_figure(
     name: str,
     device: torch.device,
     precision: Precision,
-    canvas: Canvas | None,
+    frame: Frame | None,
     path: Path,
     title: str,
 ) -> None:
@@ -120,7 +120,7 @@ def slice_figure(
     batch = case_batch(store, name, (*method.sources, *method.targets), most=3)
     case = store[name]
     fills = {source: case.background(source) for source in method.sources}
-    predicted = predict_batch(method, batch, device, precision, fills, canvas)
+    predicted = predict_batch(method, batch, device, precision, fills, frame)
 
     def unit(image: torch.Tensor, contrast: str) -> np.ndarray:
         low, high = case.background(contrast), case.top(contrast)

@@ -1,8 +1,8 @@
-"""What a trained run learns of the level of its volumes: Q and k of `synthmr.prepare.level`.
+"""What a trained run learns of the brightness of its volumes: Q and k of `synthmr.prepare.brightness`.
 
 Q is of its training cases. With pairs, k is the share of the correction that brings the predictions of training and validation
 cases nearest to the truth, and 0 where it brings them no nearer: T1ce, whose top is an enhancement that no network foresees.
-Training cases alone would not do, since a network that knows them by heart knows their level as well; validation cases are few.
+Training cases alone would not do, since a network that knows them by heart knows their brightness too; validation cases are few.
 Without pairs nothing can tell; there k is 1: the volumes that are wanted all have the same top, so those that come out are
 given one too.
 """
@@ -18,10 +18,10 @@ from synthmr.contrasts import subsets_of
 from synthmr.data.sampling import case_batch
 from synthmr.data.store import Store
 from synthmr.errors import DataError
-from synthmr.infer.canvas import Canvas
-from synthmr.infer.precision import Precision
 from synthmr.methods.contract import NeuralMethod, Spec, is_paired
-from synthmr.prepare.level import LIMIT, NORMALIZER, Level, subset_key
+from synthmr.predict.frame import Frame
+from synthmr.predict.precision import Precision
+from synthmr.prepare.brightness import LIMIT, NORMALIZER, Brightness, subset_key
 from synthmr.run import LoadedRun
 from synthmr.train.validate import predict_batch
 
@@ -35,44 +35,44 @@ MOST_SUBSETS = 15
 EXPONENTS, GAIN = np.arange(21) / 20, 0.01
 
 
-def fit_levels(
+def calibrate_brightness(
     run: LoadedRun,
     store: Store,
     device: torch.device,
     precision: Precision,
     old: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
-) -> dict[str, dict[str, Level]]:
-    """The levels of a run's predictions, target -> sources -> level; nothing where it has none.
+) -> dict[str, dict[str, Brightness]]:
+    """The brightness of a run's predictions, target -> sources -> brightness; nothing where it has none.
 
     Args:
         run: with the weights that will be used.
         store: its training data.
         device: that computes.
         precision: number format.
-        old: sources and targets of the run that this one extends; what it made of them alone keeps its level, or none.
+        old: sources and targets of the run that this one extends; what it made of them alone keeps its brightness, or none.
         say: is told that this takes a moment.
     """
     config = run.config
     paired = is_paired(run.method.spec, config.sample)
     training = _one_a_subject(run.split.train, store)
     names = [*training, *(_one_a_subject(run.split.validation, store) if paired else ())]
-    found: dict[str, dict[str, Level]] = {target: dict(each) for target, each in run.levels.items()}
-    if not config.train.level or config.prepare.normalizer != NORMALIZER or len(training) < LEAST_CASES:
+    found: dict[str, dict[str, Brightness]] = {target: dict(each) for target, each in run.brightness.items()}
+    if not config.train.brightness or config.prepare.normalizer != NORMALIZER or len(training) < LEAST_CASES:
         return found
     if isinstance(run.method, NeuralMethod):
         precision.place(run.method, device)
     if say is not None:
-        say(f"learning the level of predicted volumes from {len(names)} cases")
-    subsets = levelled(run.method.spec, config.sources)
+        say(f"learning the brightness of predicted volumes from {len(names)} cases")
+    subsets = calibrated_subsets(run.method.spec, config.sources)
     slices = max(4, min(MOST_SLICES, MOST_OF_ALL // (len(subsets) * len(names))))
     for sources in subsets:
         wanted = [target for target in config.targets if not {*sources, target} <= set(old)]
         rows = [_case(run, store, name, sources, wanted, slices, device, precision) for name in names] if wanted else []
         for number, target in enumerate(wanted):
-            level = fit_level(np.array(rows)[:, number], len(training), paired, config.prepare.percentile)
-            if level is not None:
-                found.setdefault(target, {})[subset_key(sources)] = level
+            brightness = fit_brightness(np.array(rows)[:, number], len(training), paired, config.prepare.percentile)
+            if brightness is not None:
+                found.setdefault(target, {})[subset_key(sources)] = brightness
     return found
 
 
@@ -90,7 +90,7 @@ def _case(
     config = run.config
     batch = case_batch(store, name, (*sources, *targets), most=slices)
     fills = {source: store[name].background(source) for source in sources}
-    images = predict_batch(run.method, batch, device, precision, fills, Canvas.of(config.sample))
+    images = predict_batch(run.method, batch, device, precision, fills, Frame.of(config.sample))
     if batch.mask is None:
         raise DataError(f"case {name} has no mask in the store.")
     inside, found = batch.mask.numpy(), []
@@ -106,7 +106,7 @@ def moments(p: np.ndarray, t: np.ndarray, percentile: float) -> np.ndarray:
     return np.array([np.percentile(p, percentile), np.mean(p * p), np.mean(p * t), np.mean(t * t)])
 
 
-def fit_level(rows: np.ndarray, training: int, paired: bool, percentile: float) -> Level | None:
+def fit_brightness(rows: np.ndarray, training: int, paired: bool, percentile: float) -> Brightness | None:
     """Q and k.
 
     Args:
@@ -128,11 +128,11 @@ def fit_level(rows: np.ndarray, training: int, paired: bool, percentile: float) 
         factors = np.clip((top / q) ** EXPONENTS[:, None], 1 / LIMIT, LIMIT)
         errors = np.mean(factors**2 * pp - 2 * factors * pt + tt, axis=1)
         exponent = float(EXPONENTS[np.argmin(errors)]) if errors.min() < (1 - GAIN) * errors[0] else 0.0
-    return Level(top, exponent, percentile) if exponent else None
+    return Brightness(top, exponent, percentile) if exponent else None
 
 
-def levelled(spec: Spec, sources: Sequence[str]) -> list[tuple[str, ...]]:
-    """The sets of sources that a run predicts from and that get a level of their own."""
+def calibrated_subsets(spec: Spec, sources: Sequence[str]) -> list[tuple[str, ...]]:
+    """The sets of sources that a run predicts from and that get a brightness of their own."""
     few = 2 ** len(sources) - 1 <= MOST_SUBSETS
     return subsets_of(sources) if spec.any_subset and few else [tuple(sources)]
 

@@ -19,10 +19,10 @@ import numpy as np
 from synthmr.case import Case, Cohort, PreparedCase, Volume
 from synthmr.contrasts import MASK, SEGMENTATION, squeeze
 from synthmr.errors import DataError, SynthmrError, UsageError, did_you_mean
-from synthmr.infer.canvas import Canvas
-from synthmr.infer.precision import best_device, resolve_precision
-from synthmr.infer.predict import InferSettings, predict_case
-from synthmr.prepare.level import Level, bring_to_level, level_of
+from synthmr.predict.frame import Frame
+from synthmr.predict.precision import best_device, resolve_precision
+from synthmr.predict.predictor import PredictSettings, predict_case
+from synthmr.prepare.brightness import Brightness, brightness_of, correct_brightness
 
 if TYPE_CHECKING:
     from synthmr.run import LoadedRun
@@ -70,9 +70,9 @@ def synthesize_files(
     output: Path,
     mask: Path | None = None,
     intensity: str = "scanner",
-    settings: InferSettings | None = None,
+    settings: PredictSettings | None = None,
     overwrite: bool = False,
-    extras: Sequence[str] = (),
+    maps: Sequence[str] = (),
     lesion: Path | None = None,
 ) -> list[Path]:
     """Synthesise from single files.
@@ -85,7 +85,7 @@ def synthesize_files(
         intensity: scanner or normalized.
         settings: how to predict.
         overwrite: replace what is there. Without it a result that is done already is left as it is.
-        extras: maps to write too, of ``spec.extras``; ``synth-`` and their names are put before the suffix.
+        maps: maps to write too, of ``spec.maps``; ``synth-`` and their names are put before the suffix.
         lesion: for runs that read a lesion mask: the mask, or the path ``none`` for no lesion.
 
     Returns:
@@ -111,7 +111,7 @@ def synthesize_files(
     if len(config.targets) > 1:
         suffix = output.name[len(stem(output)) :]
         outputs = {name: output.with_name(f"{stem(output)}_{name}{suffix}") for name in config.targets}
-    job = _Job(run, intensity, settings or InferSettings(), overwrite, extras, lesion)
+    job = _Job(run, intensity, settings or PredictSettings(), overwrite, maps, lesion)
     case = job.with_lesion(case)
     suffix = output.name[len(stem(output)) :]
     outputs |= {label: output.with_name(f"{stem(output)}_synth-{label}{suffix}") for label in job.labels(case)}
@@ -126,9 +126,9 @@ def synthesize_cohort(
     cohort: Cohort,
     out: Path,
     intensity: str = "scanner",
-    settings: InferSettings | None = None,
+    settings: PredictSettings | None = None,
     overwrite: bool = False,
-    extras: Sequence[str] = (),
+    maps: Sequence[str] = (),
     lesion: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Summary:
@@ -142,7 +142,7 @@ def synthesize_cohort(
         settings: how to predict.
         overwrite: make everything again. Without it, results that are done are skipped, and a file that is in the way
             of another result fails the case.
-        extras: maps to write too, of ``spec.extras``.
+        maps: maps to write too, of ``spec.maps``.
         lesion: for runs that read a lesion mask: one mask for all cases instead of their own, or the path ``none``.
         progress: called as ``progress(done, total, case)``.
 
@@ -150,7 +150,7 @@ def synthesize_cohort(
         UsageError: an unknown word, or an output that is an input.
         DataError: ``out`` cannot be written to.
     """
-    job = _Job(run, intensity, settings or InferSettings(), overwrite, extras, lesion)
+    job = _Job(run, intensity, settings or PredictSettings(), overwrite, maps, lesion)
     cases = [job.with_lesion(case) for case in cohort.cases]
     plans = {
         case.name: {name: output_path(out, case.name, name) for name in (*run.config.targets, *job.labels(case))} for case in cases
@@ -201,24 +201,24 @@ class _Job:
         self,
         run: LoadedRun,
         intensity: str,
-        settings: InferSettings,
+        settings: PredictSettings,
         overwrite: bool,
-        extras: Sequence[str] = (),
+        maps: Sequence[str] = (),
         lesion: Path | None = None,
     ) -> None:
-        from synthmr.infer.extras import check_extras
         from synthmr.methods.contract import NeuralMethod
+        from synthmr.predict.maps import check_maps
 
-        check_extras(run.method, extras)
+        check_maps(run.method, maps)
         if lesion is not None and SEGMENTATION not in run.method.needs:
             raise UsageError(
                 f"this run of {run.method.spec.name} reads no lesion mask; train milr with --set options.lesion_mask=true for one."
             )
         if lesion is not None and str(lesion) != NO_LESION and not lesion.is_file():
             raise DataError(f"no such lesion mask: {lesion}. Check the path, or give --lesion-mask none for no lesion.")
-        self.extras, self.lesion = tuple(extras), lesion
+        self.maps, self.lesion = tuple(maps), lesion
         self.plane = settings.plane or run.config.prepare.plane
-        self.canvas = Canvas.of(run.config.sample)
+        self.frame = Frame.of(run.config.sample)
         if intensity not in INTENSITIES:
             raise UsageError(f"unknown intensity {intensity!r}: {did_you_mean(intensity, INTENSITIES)}")
         self.run, self.intensity, self.settings, self.overwrite = run, intensity, settings, overwrite
@@ -236,10 +236,10 @@ class _Job:
 
     def labels(self, case: Case) -> tuple[str, ...]:
         """What the maps of a case are called."""
-        from synthmr.infer.extras import labels_of
+        from synthmr.predict.maps import labels_of
 
         given = [name for name in self.run.config.sources if name in case.images]
-        return tuple(label for name in self.extras for label in labels_of(self.run.method, name, given))
+        return tuple(label for name in self.maps for label in labels_of(self.run.method, name, given))
 
     def inputs(self, case: Case) -> dict[str, Path]:
         """The files of a case that go in: its sources, then the mask and, for methods that need it, the segmentation.
@@ -294,15 +294,15 @@ class _Job:
         expected = self._identity(case)
         sources = [name for name in self.inputs(case) if name not in (MASK, SEGMENTATION)]
         for name, path in there.items():
-            level = self._level(name, sources)
-            reason = _difference(path, {**expected, "level": {} if level is None else asdict(level)})
+            brightness = self._brightness(name, sources)
+            reason = _difference(path, {**expected, "brightness": {} if brightness is None else asdict(brightness)})
             if reason:
                 raise DataError(f"{path} exists {reason}; --overwrite replaces it, another --out keeps it.")
         return len(there) == len(outputs)
 
-    def _level(self, contrast: str, sources: Sequence[str]) -> Level | None:
-        """Levels belong to normalised units; in scanner units the case's own gain, which is not known, would undo them."""
-        return level_of(self.run.levels, contrast, sources) if self.intensity == "normalized" else None
+    def _brightness(self, contrast: str, sources: Sequence[str]) -> Brightness | None:
+        """Brightnesses belong to normalised units; in scanner units the case's own gain, which is not known, would undo them."""
+        return brightness_of(self.run.brightness, contrast, sources) if self.intensity == "normalized" else None
 
     def _identity(self, case: Case) -> dict[str, Any]:
         """The part of a sidecar that decides whether a result is the one asked for."""
@@ -332,32 +332,32 @@ class _Job:
         prepared = prepare_images(volumes, config.prepare, config.targets, mask, labels, self.run.landmarks, case.name)
         targets = tuple(name for name in outputs if name in config.targets)
         normalizers = self.run.target_normalizers
-        predicted = predict_case(self.run.method, prepared, targets, self.plane, self.settings, normalizers, self.canvas)
+        predicted = predict_case(self.run.method, prepared, targets, self.plane, self.settings, normalizers, self.frame)
         maps = self._maps(prepared)
         like = volumes[names[0]]
         notes = _notes(volumes, prepared)
         for contrast, path in outputs.items():
-            levelled: dict[str, Any] = {}
+            corrected: dict[str, Any] = {}
             if contrast in predicted:
-                params, level = normalizers[contrast], self._level(contrast, names)
-                image, factor = bring_to_level(predicted[contrast], prepared.mask, params, level)
+                params, brightness = normalizers[contrast], self._brightness(contrast, names)
+                image, factor = correct_brightness(predicted[contrast], prepared.mask, params, brightness)
                 array = to_disk_units(image, prepared, params, self.intensity)
-                levelled = {} if level is None else {"level": {**asdict(level), "factor": factor}}
+                corrected = {} if brightness is None else {"brightness": {**asdict(brightness), "factor": factor}}
             else:
                 array = restore(maps[contrast], prepared)
-            self._write(path, array, like, case, contrast, files, notes, levelled)
+            self._write(path, array, like, case, contrast, files, notes, corrected)
         return notes
 
     def _maps(self, prepared: PreparedCase) -> dict[str, np.ndarray]:
         """The maps that were asked for: label -> ``(X, Y, Z)`` on the prepared grid, a segmentation in BraTS labels."""
         from synthmr.evaluate.segmentation import keep_largest_tumour
-        from synthmr.infer.extras import predict_extra
-        from synthmr.methods.parts.tumour import to_brats
+        from synthmr.labels import to_brats
+        from synthmr.predict.maps import predict_map
 
         found: dict[str, np.ndarray] = {}
-        for name in self.extras:
-            found |= predict_extra(
-                self.run.method, prepared, name, self.plane, self.settings, self.run.target_normalizers, self.canvas
+        for name in self.maps:
+            found |= predict_map(
+                self.run.method, prepared, name, self.plane, self.settings, self.run.target_normalizers, self.frame
             )
         if SEGMENTATION in found:
             found[SEGMENTATION] = to_brats(keep_largest_tumour(found[SEGMENTATION]))
@@ -382,7 +382,7 @@ class _Job:
         contrast: str,
         files: Mapping[str, Path],
         notes: Iterable[str],
-        levelled: Mapping[str, Any],
+        corrected: Mapping[str, Any],
     ) -> None:
         """Write image and sidecar so that a reader finds both or neither.
 
@@ -403,7 +403,7 @@ class _Job:
             intensity=self.intensity,
             settings={
                 "inference": _plain(asdict(self.settings)),
-                **levelled,
+                **corrected,
                 **self._units(contrast),
                 **({"lesion_mask": NO_LESION} if str(self.lesion) == NO_LESION else {}),
                 "computed_with": {"precision": self.precision.name, "device": str(self.device)},
@@ -463,7 +463,7 @@ def _difference(path: Path, expected: Mapping[str, Any]) -> str:
         inputs = {entry["contrast"]: entry["sha256"] for entry in data["inputs"]}
         found = {"run_hash": data["run_hash"], "inputs": inputs, "intensity": data["intensity"]}
         found["inference"] = data["settings"]["inference"]
-        found["level"] = {key: value for key, value in data["settings"].get("level", {}).items() if key != "factor"}
+        found["brightness"] = {key: value for key, value in data["settings"].get("brightness", {}).items() if key != "factor"}
         digest = data["image_sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return "without a readable synthmr sidecar"
@@ -471,7 +471,7 @@ def _difference(path: Path, expected: Mapping[str, Any]) -> str:
         "run_hash": "another run",
         "inputs": "other input files",
         "intensity": "another intensity scale",
-        "level": "another level",
+        "brightness": "another brightness",
     }
     for key, value in expected.items():
         if found[key] != value:

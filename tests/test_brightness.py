@@ -1,4 +1,4 @@
-"""The level of a predicted volume: the correction, what a run learns of it, and where it is applied."""
+"""The brightness of a predicted volume: the correction, what a run learns of it, and where it is applied."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from synthmr.errors import RunError
 from synthmr.evaluate.metrics import psnr
 from synthmr.methods import registry
 from synthmr.predictions import predictions
-from synthmr.prepare import level as levels
-from synthmr.prepare.level import LIMIT, Level
+from synthmr.prepare import brightness as brightness
+from synthmr.prepare.brightness import LIMIT, Brightness
 from synthmr.run import RunFolder, load_run
-from synthmr.train.level import fit_level, levelled, moments
+from synthmr.train.calibrate import calibrated_subsets, fit_brightness, moments
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,19 +43,19 @@ PERCENTILE = {"name": "percentile", "low": 0.0, "high": 400.0, "max": 500.0}
     ("top", "exponent", "factor"), [(0.8, 1.0, 1.125), (0.8, 0.5, 1.125**0.5), (1.2, 1.0, 0.75), (0.8, 0.0, 1.0)]
 )
 def test_the_factor_is_the_power_of_a_ratio(top: float, exponent: float, factor: float) -> None:
-    assert Level(0.9, exponent, 99.5).factor(top) == pytest.approx(factor, rel=1e-12)
+    assert Brightness(0.9, exponent, 99.5).factor(top) == pytest.approx(factor, rel=1e-12)
 
 
 def test_a_factor_has_limits() -> None:
-    level = Level(0.9, 1.0, 99.5)
-    assert (level.factor(0.01), level.factor(90.0)) == (LIMIT, 1 / LIMIT)
-    assert level.factor(0.0) == level.factor(-0.3) == level.factor(float("nan")) == 1.0
+    brightness = Brightness(0.9, 1.0, 99.5)
+    assert (brightness.factor(0.01), brightness.factor(90.0)) == (LIMIT, 1 / LIMIT)
+    assert brightness.factor(0.0) == brightness.factor(-0.3) == brightness.factor(float("nan")) == 1.0
 
 
 def test_the_brain_is_scaled_about_the_background_and_nothing_else() -> None:
     volume = np.where(blob_brain(SHAPE, 1) > 0, blob_brain(SHAPE, 1) / 160 - 1, 0.25).astype(np.float32)  # -1 to 1 inside
     mask = blob_brain(SHAPE, 1) > 0
-    found, told = levels.bring_to_level(volume, mask, PERCENTILE, Level(0.9, 1.0, 99.5))
+    found, told = brightness.correct_brightness(volume, mask, PERCENTILE, Brightness(0.9, 1.0, 99.5))
     unit = (volume + 1) / 2
     factor = 0.9 / np.percentile(unit[mask], 99.5)
     assert told == pytest.approx(factor, rel=1e-6)
@@ -65,8 +65,8 @@ def test_the_brain_is_scaled_about_the_background_and_nothing_else() -> None:
 
 
 def test_levels_survive_json() -> None:
-    known = {"FLAIR": {"T1w+T2w": Level(0.93, 0.45, 99.5), "T1w": Level(0.8, 1.0, 99.0)}}
-    assert levels.from_json(json.loads(json.dumps(levels.to_json(known)))) == known
+    known = {"FLAIR": {"T1w+T2w": Brightness(0.93, 0.45, 99.5), "T1w": Brightness(0.8, 1.0, 99.0)}}
+    assert brightness.from_json(json.loads(json.dumps(brightness.to_json(known)))) == known
 
 
 # --- what is learnt -----------------------------------------------------------------------------------------------------
@@ -85,10 +85,10 @@ def rows_of(gains: np.ndarray, noise: float = 0.0) -> np.ndarray:
 
 def test_a_gain_of_each_case_is_undone() -> None:
     gains = np.array([0.7, 0.9, 1.1, 1 / (0.7 * 0.9 * 1.1)])  # their geometric mean is 1
-    level = fit_level(rows_of(gains), 4, True, 99.5)
-    assert level is not None and level.exponent == 1.0 and level.top == pytest.approx(1.0, rel=1e-9)
+    brightness = fit_brightness(rows_of(gains), 4, True, 99.5)
+    assert brightness is not None and brightness.exponent == 1.0 and brightness.top == pytest.approx(1.0, rel=1e-9)
     for gain in gains:
-        assert level.factor(gain) == pytest.approx(1 / gain, rel=1e-9)
+        assert brightness.factor(gain) == pytest.approx(1 / gain, rel=1e-9)
 
 
 def test_half_a_gain_is_half_undone() -> None:
@@ -96,46 +96,46 @@ def test_half_a_gain_is_half_undone() -> None:
     gains = np.array([0.8, 0.9, 1.0, 1 / (0.8 * 0.9)])
     rows = rows_of(gains)
     rows[:, 0] = gains**2
-    level = fit_level(rows, 4, True, 99.5)
-    assert level is not None and level.exponent == pytest.approx(0.5)
+    brightness = fit_brightness(rows, 4, True, 99.5)
+    assert brightness is not None and brightness.exponent == pytest.approx(0.5)
 
 
 def test_a_top_that_says_nothing_is_left_alone() -> None:
     rows = rows_of(np.ones(4))
     rows[:, 0] = [0.6, 0.9, 1.1, 1.7]
-    assert fit_level(rows, 4, True, 99.5) is None
+    assert fit_brightness(rows, 4, True, 99.5) is None
 
 
 def test_validation_cases_tell_k_and_not_the_top() -> None:
-    """A network that knows the level of its training cases learns from the others that their top tells it."""
+    """A network that knows the brightness of its training cases learns from the others that their top tells it."""
     known, unknown = rows_of(np.ones(4)), rows_of(np.array([0.7, 0.8]))
     known[:, 0] = [0.98, 1.02, 0.99, 1 / (0.98 * 1.02 * 0.99)]
-    assert fit_level(known, 4, True, 99.5) is None
-    level = fit_level(np.concatenate([known, unknown]), 4, True, 99.5)
-    assert level is not None and level.top == pytest.approx(1.0) and level.exponent > 0.9
+    assert fit_brightness(known, 4, True, 99.5) is None
+    brightness = fit_brightness(np.concatenate([known, unknown]), 4, True, 99.5)
+    assert brightness is not None and brightness.top == pytest.approx(1.0) and brightness.exponent > 0.9
 
 
 def test_without_pairs_the_truth_is_not_looked_at() -> None:
     rows = rows_of(np.array([0.8, 0.9, 1.2]))
-    level = fit_level(rows, 3, False, 99.5)
+    brightness = fit_brightness(rows, 3, False, 99.5)
     other = rows * [1, 1, -3, 0.1]
-    assert level == fit_level(other, 3, False, 99.5) == Level(pytest.approx((0.8 * 0.9 * 1.2) ** (1 / 3)), 1.0, 99.5)
+    assert brightness == fit_brightness(other, 3, False, 99.5) == Brightness(pytest.approx((0.8 * 0.9 * 1.2) ** (1 / 3)), 1.0, 99.5)
 
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_too_little_to_learn_from(paired: bool) -> None:
     rows = rows_of(np.array([0.7, 0.9, 1.1, 1.4]))
-    assert fit_level(rows[:2], 2, paired, 99.5) is None
+    assert fit_brightness(rows[:2], 2, paired, 99.5) is None
     rows[1, 1], rows[2, 0] = np.nan, 0.0
-    assert fit_level(rows, 2, paired, 99.5) is fit_level(rows, 4, paired, 99.5) is None
+    assert fit_brightness(rows, 2, paired, 99.5) is fit_brightness(rows, 4, paired, 99.5) is None
 
 
 def test_every_subset_has_a_level_of_its_own_where_they_are_few() -> None:
     hinet, milr = registry.load("hinet").spec, registry.load("milr").spec
-    assert list(levelled(hinet, ("T1w", "T2w"))) == [("T1w", "T2w")]
-    assert list(levelled(milr, ("T1w", "T2w"))) == [("T1w",), ("T2w",), ("T1w", "T2w")]
-    assert len(list(levelled(milr, tuple("abcd")))) == 15
-    assert list(levelled(milr, tuple("abcde"))) == [tuple("abcde")]
+    assert list(calibrated_subsets(hinet, ("T1w", "T2w"))) == [("T1w", "T2w")]
+    assert list(calibrated_subsets(milr, ("T1w", "T2w"))) == [("T1w",), ("T2w",), ("T1w", "T2w")]
+    assert len(list(calibrated_subsets(milr, tuple("abcd")))) == 15
+    assert list(calibrated_subsets(milr, tuple("abcde"))) == [tuple("abcde")]
 
 
 # --- a run --------------------------------------------------------------------------------------------------------------
@@ -168,20 +168,20 @@ def train(data: Path, out: Path, cache: Path, method: str = "linear", *settings:
 
 @pytest.fixture(scope="module")
 def run(lesions: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(lesions, tmp_path_factory.mktemp("level") / "linear", cache)
+    return train(lesions, tmp_path_factory.mktemp("brightness") / "linear", cache)
 
 
 def test_a_run_learns_its_level_and_gains_by_it(run: Path, lesions: Path, cache: Path, tmp_path: Path) -> None:
-    (level,) = load_run(run).levels["FLAIR"].values()
-    assert 0 < level.exponent <= 1 and level.percentile == 99.5
-    plain = train(lesions, tmp_path / "plain", cache, "linear", "train.level=false")
-    assert load_run(plain).levels == {}
+    (brightness,) = load_run(run).brightness["FLAIR"].values()
+    assert 0 < brightness.exponent <= 1 and brightness.percentile == 99.5
+    plain = train(lesions, tmp_path / "plain", cache, "linear", "train.brightness=false")
+    assert load_run(plain).brightness == {}
     scores = []
     for one, other in zip(predictions([run], lesions), predictions([plain], lesions), strict=True):
         (levelled,), (raw,) = one.images.values(), other.images.values()
         mask, truth = one.prepared.mask, one.prepared.images["FLAIR"]
         unit = (raw[mask] + 1) / 2
-        factor = (level.top / np.percentile(unit, 99.5)) ** level.exponent
+        factor = (brightness.top / np.percentile(unit, 99.5)) ** brightness.exponent
         np.testing.assert_allclose((levelled[mask] + 1) / 2, unit * factor, rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(levelled[~mask], raw[~mask])
         scores.append(psnr(levelled, truth, 2.0, mask) - psnr(raw, truth, 2.0, mask))
@@ -189,7 +189,7 @@ def test_a_run_learns_its_level_and_gains_by_it(run: Path, lesions: Path, cache:
 
 
 def test_normalised_files_are_levelled_and_scanner_units_are_not(run: Path, lesions: Path, cache: Path, tmp_path: Path) -> None:
-    plain = train(lesions, tmp_path / "plain", cache, "linear", "train.level=false")
+    plain = train(lesions, tmp_path / "plain", cache, "linear", "train.brightness=false")
     made, told = {}, 1.0
     for word, each in (("with", run), ("without", plain)):
         for intensity in ("scanner", "normalized"):
@@ -199,12 +199,12 @@ def test_normalised_files_are_levelled_and_scanner_units_are_not(run: Path, lesi
             pipeline.synthesize_files(each, words, path, intensity=intensity)
             made[word, intensity] = nib.load(path).get_fdata()
             record = json.loads(path.with_name("FLAIR.json").read_text())
-            assert ("level" in record["settings"]) == (word == "with" and intensity == "normalized")
-            told = record["settings"].get("level", {}).get("factor", told)
+            assert ("brightness" in record["settings"]) == (word == "with" and intensity == "normalized")
+            told = record["settings"].get("brightness", {}).get("factor", told)
     np.testing.assert_array_equal(made["with", "scanner"], made["without", "scanner"])
-    (level,) = load_run(run).levels["FLAIR"].values()
+    (brightness,) = load_run(run).brightness["FLAIR"].values()
     plainly, inside = made["without", "normalized"], made["without", "normalized"] != 0
-    factor = (level.top / np.percentile(plainly[inside], 99.5)) ** level.exponent
+    factor = (brightness.top / np.percentile(plainly[inside], 99.5)) ** brightness.exponent
     assert abs(factor - 1) > 0.02 and told == pytest.approx(factor, rel=1e-5)
     np.testing.assert_allclose(made["with", "normalized"], plainly * factor, rtol=1e-4, atol=1e-6)
 
@@ -216,46 +216,46 @@ def test_a_result_of_other_levels_is_another_result(run: Path, lesions: Path, tm
     assert pipeline.synthesize_cohort(mine, lesions, **call).done == ("h", "i")
     assert pipeline.synthesize_cohort(mine, lesions, **call).skipped == ("h", "i")
     folder = RunFolder.open(mine)
-    folder.write_info({**folder.info, "levels": {}})
+    folder.write_info({**folder.info, "brightness": {}})
     failed = pipeline.synthesize_cohort(mine, lesions, **call).failed
-    assert set(failed) == {"h", "i"} and all("stems from another level" in why for why in failed.values())
+    assert set(failed) == {"h", "i"} and all("stems from another brightness" in why for why in failed.values())
 
 
 @pytest.mark.parametrize("damage", [{"FLAIR": {"T1w+T2w": {"top": 1}}}, {"FLAIR": 3}, [1]])
 def test_damaged_levels_are_one_line(run: Path, tmp_path: Path, damage: object) -> None:
     loaded = load_run(run)
-    with pytest.raises(RunError, match=r"run\.json has damaged levels"):
-        _ = replace(loaded, info={**loaded.info, "levels": damage}).levels
+    with pytest.raises(RunError, match=r"run\.json has damaged brightness"):
+        _ = replace(loaded, info={**loaded.info, "brightness": damage}).brightness
 
 
-@pytest.mark.parametrize("setting", ["prepare.normalizer=minmax", "prepare.normalizer=zscore", "train.level=false"])
+@pytest.mark.parametrize("setting", ["prepare.normalizer=minmax", "prepare.normalizer=zscore", "train.brightness=false"])
 def test_only_one_normaliser_has_a_level(setting: str, lesions: Path, cache: Path, tmp_path: Path) -> None:
     out = train(lesions, tmp_path / "run", cache, "linear", setting)
-    assert load_run(out).levels == {} and RunFolder.open(out).info["levels"] == {}
+    assert load_run(out).brightness == {} and RunFolder.open(out).info["brightness"] == {}
 
 
 def test_a_network_that_takes_any_subset_has_a_level_for_each(
     lesions: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it predicts from one source is levelled by that source's own level; an extension keeps what the old outputs had."""
+    """What it predicts from one source is levelled by that source's own brightness; an extension keeps what the old outputs had."""
     small = ("options.filters=2", "sample.batch=2", "train.images=false", "train.precision=32", "train.ema=0")
     out = train(lesions, tmp_path / "milr", cache, "milr", *small, steps=2)
     folder = RunFolder.open(out)
     own = {"T1w": {"top": 0.9, "exponent": 1.0, "percentile": 99.5}, "T2w": {"top": 0.5, "exponent": 1.0, "percentile": 99.5}}
-    folder.write_info({**folder.info, "levels": {"FLAIR": own}})
-    for source, level in own.items():
+    folder.write_info({**folder.info, "brightness": {"FLAIR": own}})
+    for source, each in own.items():
         ((found),) = predictions([out], lesions, inputs=[source], cases=["h"])
         (image,) = found.images.values()
         top = np.percentile((image[found.prepared.mask] + 1) / 2, 99.5)
-        assert top == pytest.approx(level["top"], rel=1e-4)
-    monkeypatch.setattr("synthmr.train.level.fit_level", lambda *_: Level(0.7, 0.5, 99.5))
+        assert top == pytest.approx(each["top"], rel=1e-4)
+    monkeypatch.setattr("synthmr.train.calibrate.fit_brightness", lambda *_: Brightness(0.7, 0.5, 99.5))
     pipeline.extend(out, lesions, tmp_path / "more", "", "PDw", cache=cache, budget={"steps": 2})
-    found = RunFolder.open(tmp_path / "more").info["levels"]
+    found = RunFolder.open(tmp_path / "more").info["brightness"]
     assert found["FLAIR"] == own  # none for both sources, as before
     assert found["PDw"] == {key: {"top": 0.7, "exponent": 0.5, "percentile": 99.5} for key in ("T1w", "T2w", "T1w+T2w")}
 
     pipeline.extend(out, lesions, tmp_path / "wider", "PDw", "", cache=cache, budget={"steps": 2})
-    found = RunFolder.open(tmp_path / "wider").info["levels"]["FLAIR"]
+    found = RunFolder.open(tmp_path / "wider").info["brightness"]["FLAIR"]
     assert {names: found[names] for names in own} == own and "T1w+T2w" not in found
     assert set(found) - set(own) == {"PDw", "T1w+PDw", "T2w+PDw", "T1w+T2w+PDw"}
 
@@ -272,16 +272,18 @@ def test_a_run_that_is_killed_while_it_learns_its_level_learns_it_when_resumed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("synthmr.train.level.fit_level", killed)
+        patch.setattr("synthmr.train.calibrate.fit_brightness", killed)
         pipeline.train(config, store, split, tmp_path / "run", accelerator="cpu")
-    assert RunFolder.open(tmp_path / "run").info["status"] != "finished" and load_run(tmp_path / "run").levels == {}
-    monkeypatch.setattr("synthmr.train.level.fit_level", lambda *_: Level(0.7, 0.5, 99.5))
+    assert RunFolder.open(tmp_path / "run").info["status"] != "finished" and load_run(tmp_path / "run").brightness == {}
+    monkeypatch.setattr("synthmr.train.calibrate.fit_brightness", lambda *_: Brightness(0.7, 0.5, 99.5))
     pipeline.train(config, store, split, tmp_path / "run", resume=True, accelerator="cpu")
     info = RunFolder.open(tmp_path / "run").info
-    assert info["status"] == "finished" and load_run(tmp_path / "run").levels == {"FLAIR": {"T1w+T2w": Level(0.7, 0.5, 99.5)}}
+    assert info["status"] == "finished" and load_run(tmp_path / "run").brightness == {
+        "FLAIR": {"T1w+T2w": Brightness(0.7, 0.5, 99.5)}
+    }
 
 
-@pytest.mark.parametrize(("settings", "slices"), [(("train.level=false",), 0), ((), 32)])
+@pytest.mark.parametrize(("settings", "slices"), [(("train.brightness=false",), 0), ((), 32)])
 def test_the_cost_is_bounded(
     settings: Sequence[str], slices: int, lesions: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,11 +295,11 @@ def test_the_cost_is_bounded(
         asked.append((name, most))
         return real(store, name, contrasts, most=most)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("synthmr.train.level.case_batch", counted)
+    monkeypatch.setattr("synthmr.train.calibrate.case_batch", counted)
     train(lesions, tmp_path / "linear", cache, "linear", *settings)
     assert asked == ([(name, 32) for name, (_, part) in CASES.items() if part != "test"] if slices else [])
     asked.clear()
-    monkeypatch.setattr("synthmr.train.level.MOST_OF_ALL", 90)
+    monkeypatch.setattr("synthmr.train.calibrate.MOST_OF_ALL", 90)
     small = ("options.filters=2", "sample.batch=2", "train.images=false", "train.precision=32", "train.ema=0")
     train(lesions, tmp_path / "milr", cache, "milr", *small, *settings, steps=1)
     assert [most for _, most in asked] == ([4] * 21 if slices else [])
@@ -307,8 +309,8 @@ def test_what_trains_without_pairs_has_the_whole_correction(lesions: Path, cache
     small = ("options.filters=2", "options.blocks=1", "options.layers=0,4", "options.discriminator_filters=2", "sample.batch=2")
     plain = ("options.discriminator_scale=1", "sample.crop=32,32", "train.images=false", "train.precision=32", "train.ema=0")
     out = train(lesions, tmp_path / "cut", cache, "cut", *small, *plain, steps=2)
-    (level,) = load_run(out).levels["FLAIR"].values()
-    assert level.exponent == 1.0
+    (brightness,) = load_run(out).brightness["FLAIR"].values()
+    assert brightness.exponent == 1.0
     for found in predictions([out], lesions, split="train"):
         (image,) = found.images.values()
-        assert np.percentile((image[found.prepared.mask] + 1) / 2, 99.5) == pytest.approx(level.top, rel=1e-3)
+        assert np.percentile((image[found.prepared.mask] + 1) / 2, 99.5) == pytest.approx(brightness.top, rel=1e-3)

@@ -1,7 +1,7 @@
 """A prepared case through a method: slices or overlapping patches in, a normalised volume out.
 
 What makes it fast on a CPU: slices without brain are skipped, of the others only a window around the brain is computed
-(where the network allows, see `synthmr.infer.windows`), a batch is no larger than what stays in the cache, bf16 and
+(where the network allows, see `synthmr.predict.windows`), a batch is no larger than what stays in the cache, bf16 and
 channels-last are used where the processor has them, and batch norms are folded into convolutions.
 """
 
@@ -18,13 +18,13 @@ from torch import Tensor
 from synthmr.batch import Batch
 from synthmr.case import PreparedCase, plane_axis, slice_major
 from synthmr.errors import DataError, UsageError, did_you_mean
-from synthmr.infer.canvas import Canvas, size_of
-from synthmr.infer.fold import folded
-from synthmr.infer.precision import PRECISIONS, SWITCHES, Precision, resolve_precision
-from synthmr.infer.stitch import WINDOWS, Tiling, blend, cut, next_multiple, tiling, window
-from synthmr.infer.windows import Window, batches, brain_windows, scatter, sees_whole_slice, whole_windows, window_batch
 from synthmr.methods.contract import Method, NeuralMethod
-from synthmr.prepare.level import Levels, bring_to_level, level_of
+from synthmr.predict.fold import folded
+from synthmr.predict.frame import Frame, size_of
+from synthmr.predict.precision import PRECISIONS, SWITCHES, Precision, resolve_precision
+from synthmr.predict.stitch import WINDOWS, Tiling, blend, cut, next_multiple, tiling, window
+from synthmr.predict.windows import Window, batches, brain_windows, scatter, sees_whole_slice, whole_windows, window_batch
+from synthmr.prepare.brightness import Brightnesses, brightness_of, correct_brightness
 
 MODES = ("slices", "patches")
 
@@ -35,7 +35,7 @@ BATCH_PIXELS = {"cpu": 60_000, "cuda": 1_500_000}
 
 
 @dataclass(frozen=True)
-class InferSettings:
+class PredictSettings:
     """How a volume is predicted.
 
     Attributes:
@@ -83,10 +83,10 @@ def predict_case(
     prepared: PreparedCase,
     wanted: Sequence[str] | None = None,
     plane: str = "axial",
-    settings: InferSettings | None = None,
+    settings: PredictSettings | None = None,
     normalizers: Mapping[str, Mapping[str, Any]] | None = None,
-    canvas: Canvas | None = None,
-    levels: Levels | None = None,
+    frame: Frame | None = None,
+    brightness: Brightnesses | None = None,
 ) -> dict[str, np.ndarray]:
     """Predict the targets of a prepared case.
 
@@ -99,8 +99,8 @@ def predict_case(
         plane: the slices that the method was trained on.
         settings: how.
         normalizers: contrast -> normaliser parameters, for the background of targets that the case itself lacks.
-        canvas: on which the method was trained: ``Canvas.of(config.sample)``; default: slices as they are.
-        levels: of the run, which bring each volume to its level; default: volumes stay as they are.
+        frame: on which the method was trained: ``Frame.of(config.sample)``; default: slices as they are.
+        brightness: of the run, which bring each volume to its brightness; default: volumes stay as they are.
 
     Returns:
         contrast -> ``(X, Y, Z)`` float32 on the prepared grid, normalised, the normaliser's background outside the brain.
@@ -109,7 +109,7 @@ def predict_case(
         DataError: the case lacks a source, or the prediction is not finite.
         UsageError: an unknown target, or a method that works in 3-D alone.
     """
-    settings = settings or InferSettings()
+    settings = settings or PredictSettings()
     sources, targets = _request(method, prepared, wanted)
     known = {**(normalizers or {}), **prepared.normalizers}
     fills = {name: _background(name, known, prepared.name) for name in (*sources, *targets)}
@@ -120,7 +120,7 @@ def predict_case(
         labels = slice_major(prepared.segmentation, plane)
     out = {name: np.full(prepared.mask.shape, fills[name], np.float32) for name in targets}
     views = {name: slice_major(volume, plane) for name, volume in out.items()}
-    runner = _Runner(method, settings, targets, fills, (mask.shape[1], mask.shape[2]), canvas or Canvas())
+    runner = _Runner(method, settings, targets, fills, (mask.shape[1], mask.shape[2]), frame or Frame())
     for size, windows in batches(runner.windows(mask), runner.pixels, settings.batch):
         batch = window_batch(images, mask, labels, windows, size, fills)
         for name, values in runner(batch).items():
@@ -132,17 +132,17 @@ def predict_case(
                 f"the predicted {name} of case {prepared.name} holds {bad} NaN or infinite voxels: the run of"
                 f" {method.spec.name} has diverged, or its inputs leave what it was trained on; nothing is written."
             )
-        out[name], _ = bring_to_level(volume, prepared.mask, known[name], level_of(levels, name, sources))
+        out[name], _ = correct_brightness(volume, prepared.mask, known[name], brightness_of(brightness, name, sources))
     return out
 
 
-def tile_borders(shape: Sequence[int], plane: str, settings: InferSettings, divisor: int = 1) -> tuple[tuple[int, ...], ...]:
+def tile_borders(shape: Sequence[int], plane: str, settings: PredictSettings, divisor: int = 1) -> tuple[tuple[int, ...], ...]:
     """Where tiles of mode ``patches`` begin and end, as positions along X, Y and Z; nothing for whole slices.
 
     Args:
         shape: of the prepared volume.
         plane: of the slices.
-        settings: how it is predicted; without a canvas of another size.
+        settings: how it is predicted; without a frame of another size.
         divisor: of the method.
     """
     found: list[tuple[int, ...]] = [(), (), ()]
@@ -203,18 +203,18 @@ class _Runner:
     def __init__(
         self,
         method: Method,
-        settings: InferSettings,
+        settings: PredictSettings,
         targets: tuple[str, ...],
         fills: Mapping[str, float],
         size: tuple[int, int],
-        canvas: Canvas,
+        frame: Frame,
     ) -> None:
         self._targets, self._fills = targets, fills
         self._divisor = method.spec.divisor
         self._tiles: Tiling | None = None
         self._tight = settings.tight == "on" or (settings.tight == "auto" and not sees_whole_slice(method))
-        self._canvas = canvas.seen_by(method, self._tight)
-        shown = self._canvas.scaled(size)
+        self._frame = frame.seen_by(method, self._tight)
+        shown = self._frame.scaled(size)
         self._growth = shown[0] * shown[1] / (size[0] * size[1])
         if settings.mode == "patches":
             patch = next_multiple(settings.patch, self._divisor)
@@ -224,7 +224,7 @@ class _Runner:
 
     @property
     def pixels(self) -> int:
-        """Pixels of a batch of windows. The canvas, and tiles that overlap, make more pixels of a window than it has."""
+        """Pixels of a batch of windows. The frame, and tiles that overlap, make more pixels of a window than it has."""
         limit = round(BATCH_PIXELS.get(self._device.type, BATCH_PIXELS["cpu"]) / self._growth)
         if self._tiles is None:
             return limit
@@ -241,7 +241,7 @@ class _Runner:
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """Predict: contrast -> ``(B, 1, h, w)`` float32, of the size that went in."""
         size = size_of(batch)
-        batch = self._canvas.place(batch, self._fills)
+        batch = self._frame.place(batch, self._fills)
         height, width = size_of(batch)
         tiles = self._tiles or Tiling((height, width), next_multiple((height, width), self._divisor), ((0, 0),))
         parts = _tiled(batch, tiles, self._fills).to(self._device, self._precision.channels_last)
@@ -251,7 +251,7 @@ class _Runner:
             images = {name: results[name].float()[..., :height, :width] for name in self._targets}
         else:
             images = {name: blend(results[name], tiles, self._weights) for name in self._targets}
-        return {name: self._canvas.back(image, size) for name, image in images.items()}
+        return {name: self._frame.back(image, size) for name, image in images.items()}
 
 
 def _tiled(batch: Batch, tiles: Tiling, fills: Mapping[str, float]) -> Batch:
@@ -271,7 +271,7 @@ def _tiled(batch: Batch, tiles: Tiling, fills: Mapping[str, float]) -> Batch:
     )
 
 
-def ready(method: Method, settings: InferSettings) -> tuple[Method, torch.device, Precision]:
+def ready(method: Method, settings: PredictSettings) -> tuple[Method, torch.device, Precision]:
     """A copy of the method to predict with, the device it is on, and how to compute there.
 
     Methods that are no networks compute in float32 on the CPU and are used as they are.

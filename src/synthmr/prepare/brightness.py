@@ -1,14 +1,14 @@
-"""The level of a predicted volume: what the normaliser says of a whole volume and no slice can know.
+"""The brightness of a predicted volume: what the normaliser says of a whole volume and no slice can know.
 
 The normaliser `percentile` maps the 99.5th percentile of every brain to 1, a lesion's where there is one that is bright enough. The
 rest of the brain is the darker for it: healthy white matter of FLAIR lies at 0.35 beside a large oedema and at 0.6 without.
-A network that sees slices predicts the level of its training cases. The volume that it predicts tells part of it: where its own
-99.5th percentile is lower than those of the training cases, the volume that it stands for would have been normalised higher.
+A network that sees slices predicts the brightness of its training cases. The volume that it predicts tells part of it: where its
+own 99.5th percentile is lower than those of the training cases, the volume that it stands for would have been normalised higher.
 
     u' = u (Q / q)^k
 
 with q the percentile of the predicted volume, Q the geometric mean of q over the training cases and k between 0 and 1: how far the
-training cases bear that out (`synthmr.train.level`). In scanner units the same factor would stand in the normaliser's gain and
+training cases bear that out (`synthmr.train.calibrate`). In scanner units the same factor would stand in the normaliser's gain and
 cancel, so it is applied to normalised predictions alone.
 """
 
@@ -24,13 +24,13 @@ from synthmr.prepare.normalize import background, to_unit
 
 #: the only normaliser whose unit is one percentile of the brain; the others pin its bulk (`mean`, `zscore`, `nyul`) or one voxel
 NORMALIZER = "percentile"
-#: largest factor, up and down: a prediction that is further off is no matter of level
+#: largest factor, up and down: a prediction that is further off is no matter of brightness
 LIMIT = 2.0
 
 
 @dataclass(frozen=True)
-class Level:
-    """How a run levels one target predicted from one set of sources.
+class Brightness:
+    """How a run corrects the brightness of one target predicted from one set of sources.
 
     Attributes:
         top: Q, on the unit scale of the normaliser (background 0, top of the range 1).
@@ -47,8 +47,8 @@ class Level:
         return float(np.clip((self.top / top) ** self.exponent, 1 / LIMIT, LIMIT)) if top > 0 else 1.0
 
 
-#: target -> sources joined by + -> level; what is not named is left as it is
-Levels = Mapping[str, Mapping[str, Level]]
+#: target -> sources joined by + -> brightness; what is not named is left as it is
+Brightnesses = Mapping[str, Mapping[str, Brightness]]
 
 
 def subset_key(sources: Sequence[str]) -> str:
@@ -56,46 +56,45 @@ def subset_key(sources: Sequence[str]) -> str:
     return "+".join(sources)
 
 
-def level_of(levels: Levels | None, target: str, sources: Sequence[str]) -> Level | None:
-    """The level of a target that is predicted from these sources; None: it stays as it is."""
-    return (levels or {}).get(target, {}).get(subset_key(sources))
+def brightness_of(brightness: Brightnesses | None, target: str, sources: Sequence[str]) -> Brightness | None:
+    """The brightness of a target that is predicted from these sources; None: it stays as it is."""
+    return (brightness or {}).get(target, {}).get(subset_key(sources))
 
 
-def to_json(levels: Levels) -> dict[str, dict[str, dict[str, float]]]:
+def to_json(brightness: Brightnesses) -> dict[str, dict[str, dict[str, float]]]:
     """Plain data for ``run.json``."""
-    return {target: {names: asdict(level) for names, level in each.items()} for target, each in levels.items()}
+    return {target: {names: asdict(brightness) for names, brightness in each.items()} for target, each in brightness.items()}
 
 
-def from_json(data: Mapping[str, Any]) -> dict[str, dict[str, Level]]:
+def from_json(data: Mapping[str, Any]) -> dict[str, dict[str, Brightness]]:
     """Inverse of `to_json`.
 
     Raises:
         KeyError, TypeError, ValueError: it is not what `to_json` writes.
     """
-    return {
-        target: {
-            names: Level(float(level["top"]), float(level["exponent"]), float(level["percentile"])) for names, level in each.items()
-        }
-        for target, each in data.items()
-    }
+
+    def one(found: Mapping[str, Any]) -> Brightness:
+        return Brightness(float(found["top"]), float(found["exponent"]), float(found["percentile"]))
+
+    return {target: {names: one(found) for names, found in each.items()} for target, each in data.items()}
 
 
-def bring_to_level(
-    volume: np.ndarray, mask: np.ndarray, params: Mapping[str, Any], level: Level | None
+def correct_brightness(
+    volume: np.ndarray, mask: np.ndarray, params: Mapping[str, Any], brightness: Brightness | None
 ) -> tuple[np.ndarray, float]:
-    """Bring a predicted volume to its level.
+    """Correct the brightness of a predicted volume.
 
     Args:
         volume: ``(X, Y, Z)`` in normalised units.
         mask: ``(X, Y, Z)`` bool, the brain; voxels outside are left alone.
         params: of the target's normaliser.
-        level: of this target and these sources; None: as it is.
+        brightness: of this target and these sources; None: as it is.
 
     Returns:
         ``(X, Y, Z)`` float32, and the factor that it was multiplied by about the background.
     """
-    if level is None:
+    if brightness is None:
         return volume, 1.0
     low = np.float32(background(params))
-    factor = level.factor(float(np.percentile(to_unit(volume[mask], params), level.percentile)))
+    factor = brightness.factor(float(np.percentile(to_unit(volume[mask], params), brightness.percentile)))
     return np.where(mask, low + (volume - low) * np.float32(factor), volume).astype(np.float32), factor

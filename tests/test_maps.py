@@ -24,12 +24,12 @@ from synthmr.case import PreparedCase
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.protocols import get_protocol
 from synthmr.evaluate.segmentation import METRICS, PROTOCOL, keep_largest_tumour, score_segmentation, to_classes
-from synthmr.infer.canvas import Canvas
-from synthmr.infer.export import _Job
-from synthmr.infer.extras import check_extras, labels_of, predict_extra, segments, tumour_classes
-from synthmr.infer.predict import InferSettings, predict_case
 from synthmr.io.naming import is_synthetic
 from synthmr.methods.contract import NeuralMethod, Spec, check_wanted
+from synthmr.predict.frame import Frame
+from synthmr.predict.maps import check_maps, labels_of, predict_map, segments, tumour_classes
+from synthmr.predict.predictor import PredictSettings, predict_case
+from synthmr.predict.write import _Job
 from synthmr.predictions import Predicted
 from synthmr.prepare.case import prepare_case
 from synthmr.run import load_run
@@ -51,7 +51,7 @@ class KnownOptions:
 class Known(NeuralMethod):
     """``attention`` of a source is its own image; ``segmentation`` the class that the first source's value stands for."""
 
-    spec: ClassVar[Spec] = Spec(name="known", title="for tests", divisor=16, any_subset=True, extras=("attention", "segmentation"))
+    spec: ClassVar[Spec] = Spec(name="known", title="for tests", divisor=16, any_subset=True, maps=("attention", "segmentation"))
 
     Options: ClassVar[type] = KnownOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -64,8 +64,8 @@ class Known(NeuralMethod):
         check_wanted(self, batch, wanted)
         return {"FLAIR": self.scale * batch.images[self.sources[0]]}
 
-    def extra(self, batch: Batch, name: str) -> dict[str, Tensor]:
-        self.check_extra(name)
+    def map(self, batch: Batch, name: str) -> dict[str, Tensor]:
+        self.check_map(name)
         given, _ = check_wanted(self, batch, None)
         if name == "attention":
             return {f"attention-{source}": self.scale * batch.images[source] for source in given}
@@ -84,24 +84,24 @@ def known_case(shape: tuple[int, int, int] = (21, 18, 7)) -> PreparedCase:
     return PreparedCase("X", images, mask, labels, np.diag([1, 2, 3, 1.0]), normalizers=params)
 
 
-WAYS: list[tuple[str, InferSettings | None, Canvas | None]] = [
+WAYS: list[tuple[str, PredictSettings | None, Frame | None]] = [
     ("axial", None, None),
-    ("coronal", InferSettings(precision="32", tight="on"), None),
-    ("sagittal", InferSettings(precision="32", mode="patches", patch=(16, 16)), None),
-    ("axial", InferSettings(precision="32", batch=1), Canvas((64, 48))),
+    ("coronal", PredictSettings(precision="32", tight="on"), None),
+    ("sagittal", PredictSettings(precision="32", mode="patches", patch=(16, 16)), None),
+    ("axial", PredictSettings(precision="32", batch=1), Frame((64, 48))),
 ]
 
 
-@pytest.mark.parametrize(("plane", "settings", "canvas"), WAYS)
-def test_maps_lie_where_the_images_do(plane: str, settings: InferSettings | None, canvas: Canvas | None) -> None:
+@pytest.mark.parametrize(("plane", "settings", "frame"), WAYS)
+def test_maps_lie_where_the_images_do(plane: str, settings: PredictSettings | None, frame: Frame | None) -> None:
     method, case = Known(), known_case()
-    found = predict_extra(method, case, "attention", plane, settings, canvas=canvas)
+    found = predict_map(method, case, "attention", plane, settings, frame=frame)
     assert list(found) == ["attention-T1w", "attention-T2w"]
     for name in SOURCES:
         values = found[f"attention-{name}"]
         assert values.dtype == np.float32 and not values[~case.mask].any()  # 0 outside, not a normaliser's background
         np.testing.assert_allclose(values[case.mask], case.images[name][case.mask], atol=1e-6)
-    classes = predict_extra(method, case, "segmentation", plane, settings, canvas=canvas)
+    classes = predict_map(method, case, "segmentation", plane, settings, frame=frame)
     assert list(classes) == ["segmentation"] and classes["segmentation"].dtype == np.int8
     expected = np.where(case.mask, np.rint((case.images["T1w"] + 1) * 2), 0)
     np.testing.assert_array_equal(classes["segmentation"], expected)
@@ -113,7 +113,7 @@ def test_maps_lie_where_the_images_do(plane: str, settings: InferSettings | None
 def test_a_source_that_is_absent_has_no_map() -> None:
     case = known_case()
     without = replace(case, images={"T2w": case.images["T2w"]})
-    assert list(predict_extra(Known(), without, "attention")) == ["attention-T2w"]
+    assert list(predict_map(Known(), without, "attention")) == ["attention-T2w"]
     assert labels_of(Known(), "attention", ("T2w",)) == ("attention-T2w",)
     assert labels_of(Known(), "segmentation", SOURCES) == ("segmentation",)
 
@@ -122,16 +122,16 @@ def test_what_is_refused() -> None:
     case = known_case()
     for names, words in ((["attenton"], "known gives no map 'attenton': did you mean attention"), (["fusion"], "no map 'fusion'")):
         with pytest.raises(UsageError, match=words) as error:
-            check_extras(Known(), names)
+            check_maps(Known(), names)
         assert "\n" not in str(error.value)
         with pytest.raises(UsageError, match=words):
-            predict_extra(Known(), case, names[0])
+            predict_map(Known(), case, names[0])
     method = Known()
-    method.spec = replace(method.spec, extras=())  # type: ignore[misc]
-    with pytest.raises(UsageError, match="known gives images alone, no map 'attention'; leave --extra out"):
-        check_extras(method, ["attention"])
+    method.spec = replace(method.spec, maps=())  # type: ignore[misc]
+    with pytest.raises(UsageError, match="known gives images alone, no map 'attention'; leave --map out"):
+        check_maps(method, ["attention"])
     assert segments(Known()) and not segments(method)
-    check_extras(method, [])
+    check_maps(method, [])
     with pytest.raises(DataError, match="case X has no segmentation to score against"):
         tumour_classes(Known(), replace(case, segmentation=None))
 
@@ -139,7 +139,7 @@ def test_what_is_refused() -> None:
 def test_scored_classes_keep_the_largest_tumour_and_read_labels_as_the_run_does() -> None:
     case, method = known_case(), Known()
     predicted, truth = tumour_classes(method, case)
-    whole = predict_extra(method, case, "segmentation")["segmentation"]
+    whole = predict_map(method, case, "segmentation")["segmentation"]
     np.testing.assert_array_equal(predicted, keep_largest_tumour(whole))
     assert case.segmentation is not None
     np.testing.assert_array_equal(truth, np.where(case.segmentation == 4, 3, case.segmentation))
@@ -163,12 +163,12 @@ def test_files_hold_brats_labels_of_the_largest_tumour() -> None:
     case = replace(case, images={**case.images, "T1w": image})
     config = pipeline.configure("copy", "T1w,T2w", "FLAIR")
     run: Any = SimpleNamespace(method=method, config=config, target_normalizers=dict(case.normalizers))
-    written = _Job(run, "scanner", InferSettings(), False, ("segmentation", "attention"))._maps(case)
-    classes = keep_largest_tumour(predict_extra(method, case, "segmentation")["segmentation"])
+    written = _Job(run, "scanner", PredictSettings(), False, ("segmentation", "attention"))._maps(case)
+    classes = keep_largest_tumour(predict_map(method, case, "segmentation")["segmentation"])
     np.testing.assert_array_equal(written["segmentation"], np.where(classes == 3, 4, classes))
     assert set(np.unique(written["segmentation"])) == {0, 1, 2, 4}
     assert list(written) == ["segmentation", "attention-T1w", "attention-T2w"]
-    assert not np.array_equal(classes, predict_extra(method, case, "segmentation")["segmentation"])
+    assert not np.array_equal(classes, predict_map(method, case, "segmentation")["segmentation"])
 
 
 def test_a_table_holds_the_segmentation_once_beside_the_images() -> None:
@@ -252,7 +252,7 @@ def voxels(path: Path) -> np.ndarray:
 
 def test_maps_as_files(run: Path, data: Path, synthmr: Run, tmp_path: Path, call: Call) -> None:
     out = tmp_path / "out"
-    words = ["synthesize", run, data, "--out", out, "--split", "test", "--extra", "attention,segmentation"]
+    words = ["synthesize", run, data, "--out", out, "--split", "test", "--map", "attention,segmentation"]
     synthmr("-q", *words, OMP_NUM_THREADS="1")
     (name,) = load_run(run).split.test
     source, brain = nib.load(data / name / "T1w.nii.gz"), voxels(data / name / "mask.nii.gz") > 0
@@ -286,7 +286,7 @@ def test_maps_as_files(run: Path, data: Path, synthmr: Run, tmp_path: Path, call
     # the voxels are those of the case in memory
     loaded = load_run(run)
     case = prepare_case(pipeline.index(data).case(name), GIVEN, loaded.config.prepare, loaded.config.targets)
-    maps = predict_extra(loaded.method, case, "segmentation", normalizers=loaded.target_normalizers)
+    maps = predict_map(loaded.method, case, "segmentation", normalizers=loaded.target_normalizers)
     assert (labels > 0).sum() == (keep_largest_tumour(maps["segmentation"]) > 0).sum()
 
 
@@ -294,14 +294,14 @@ def test_maps_of_single_files(run: Path, data: Path, tmp_path: Path, call: Call)
     case = data / "sub-003"
     pairs = [f"{name}={case / name}.nii.gz" for name in GIVEN]
     words = ["synthesize", run, *pairs, "--mask", case / "mask.nii.gz", "-o", tmp_path / "made.nii.gz"]
-    call(*words, "--extra", "segmentation", "--extra", "attention")
+    call(*words, "--map", "segmentation", "--map", "attention")
     stems = ["made", "made_synth-segmentation", *(f"made_synth-attention-{name}" for name in GIVEN)]
     assert {path.name for path in tmp_path.iterdir()} == {stem + suffix for stem in stems for suffix in (".nii.gz", ".json")}
     assert all(is_synthetic(stem) for stem in stems[1:])
     # small patches give images and attention, and no segmentation
     patches = ["--mode", "patches", "--patch", 16, "--overwrite"]
-    call(*words, *patches, "--extra", "attention")
-    text = call(*words, *patches, "--extra", "segmentation", code=2)
+    call(*words, *patches, "--map", "attention")
+    text = call(*words, *patches, "--map", "segmentation", code=2)
     assert "tumour U-Net needs images of more than 16x16; use larger patches" in text
 
 
@@ -318,7 +318,7 @@ def test_evaluate_prints_and_writes_the_regions(run: Path, data: Path, tmp_path:
     # by hand, from files
     loaded = load_run(run)
     case = prepare_case(pipeline.index(data).case("sub-004"), (*GIVEN, TARGET), loaded.config.prepare, (TARGET,))
-    predicted = keep_largest_tumour(predict_extra(loaded.method, case, "segmentation")["segmentation"])
+    predicted = keep_largest_tumour(predict_map(loaded.method, case, "segmentation")["segmentation"])
     assert case.segmentation is not None and loaded.method.label_convention == "brats2017"
     expected = score_segmentation(predicted, to_classes(case.segmentation), case.spacing)
     assert found == pytest.approx(expected, rel=1e-6)
@@ -335,13 +335,13 @@ def test_runs_that_cannot_give_maps(run: Path, data: Path, cache: Path, tmp_path
         store, split = pipeline.prepared(data, config, cache=cache)
         pipeline.train(config, store, split, tmp_path / method, accelerator="cpu")
     asked = [
-        ("linear", "attention", "linear gives images alone, no map 'attention'; leave --extra out"),
+        ("linear", "attention", "linear gives images alone, no map 'attention'; leave --map out"),
         ("mafnet", "attention", "this run of mafnet has no attention (options.fusion=single)"),
         ("mafnet", "segmentation", "this run of mafnet was trained without segmentations, so it gives none"),
         ("mafnet", "segmentaton", "mafnet gives no map 'segmentaton': did you mean segmentation"),
     ]
     for method, extra, words in asked:
-        text = call("synthesize", tmp_path / method, case, "--out", tmp_path / "out", "--extra", extra, code=2)
+        text = call("synthesize", tmp_path / method, case, "--out", tmp_path / "out", "--map", extra, code=2)
         assert words in text, text
     assert not (tmp_path / "out").exists()
     # the run that segments is scored, the others beside it are not

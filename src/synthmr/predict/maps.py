@@ -15,10 +15,10 @@ from torch import Tensor
 from synthmr.batch import Batch
 from synthmr.case import PreparedCase
 from synthmr.errors import DataError, UsageError, did_you_mean
-from synthmr.infer.canvas import Canvas
-from synthmr.infer.predict import InferSettings, predict_case
+from synthmr.labels import CLASSES
 from synthmr.methods.contract import NeuralMethod
-from synthmr.methods.parts.tumour import CLASSES
+from synthmr.predict.frame import Frame
+from synthmr.predict.predictor import PredictSettings, predict_case
 
 SEGMENTATION = "segmentation"
 
@@ -26,23 +26,23 @@ SEGMENTATION = "segmentation"
 _PLAIN = {"name": "mean", "mean": 1.0, "high": 1.0}
 
 
-def check_extras(method: Any, names: Sequence[str]) -> None:
+def check_maps(method: Any, names: Sequence[str]) -> None:
     """Check that a run can give maps, before anything is read.
 
     Raises:
         UsageError: it cannot.
     """
     for name in names:
-        if not method.spec.extras:
-            raise UsageError(f"{method.spec.name} gives images alone, no map {name!r}; leave --extra out.")
-        if name not in method.spec.extras:
-            raise UsageError(f"{method.spec.name} gives no map {name!r}: {did_you_mean(name, method.spec.extras)}")
-        method.check_extra(name)
+        if not method.spec.maps:
+            raise UsageError(f"{method.spec.name} gives images alone, no map {name!r}; leave --map out.")
+        if name not in method.spec.maps:
+            raise UsageError(f"{method.spec.name} gives no map {name!r}: {did_you_mean(name, method.spec.maps)}")
+        method.check_map(name)
 
 
 def labels_of(method: NeuralMethod, name: str, given: Sequence[str]) -> tuple[str, ...]:
     """What the files of a map are called: ``segmentation``, or for example one a given source: ``attention-T1w``."""
-    return (name,) if name == SEGMENTATION else method.extra_labels(name, given)
+    return (name,) if name == SEGMENTATION else method.map_labels(name, given)
 
 
 class _View(NeuralMethod):
@@ -58,32 +58,32 @@ class _View(NeuralMethod):
         return self.inner.needs
 
     def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
-        maps = self.inner.extra(batch, self.name)
+        maps = self.inner.map(batch, self.name)
         if self.name == SEGMENTATION:
             return {label: maps[self.name][:, n : n + 1].float() for n, label in enumerate(self.targets)}
         # a source that is absent here (of which there is none in a whole case) has no share
         return {label: maps[label].float() for label in self.targets if label in maps}
 
 
-def predict_extra(
+def predict_map(
     method: NeuralMethod,
     prepared: PreparedCase,
     name: str,
     plane: str = "axial",
-    settings: InferSettings | None = None,
+    settings: PredictSettings | None = None,
     normalizers: Mapping[str, Mapping[str, Any]] | None = None,
-    canvas: Canvas | None = None,
+    frame: Frame | None = None,
 ) -> dict[str, np.ndarray]:
     """Predict a map of a prepared case.
 
     Args:
         method: trained.
         prepared: holds the sources.
-        name: one of ``method.spec.extras``.
+        name: one of ``method.spec.maps``.
         plane: the slices that the method is shown.
         settings: how; as for images.
         normalizers: as for `predict_case`.
-        canvas: as for `predict_case`.
+        frame: as for `predict_case`.
 
     Returns:
         label -> ``(X, Y, Z)`` on the prepared grid, 0 outside the brain: float32, for ``segmentation`` int8 classes.
@@ -92,11 +92,11 @@ def predict_extra(
         DataError: as for images.
         UsageError: the method has no such map.
     """
-    check_extras(method, [name])
+    check_maps(method, [name])
     given = [source for source in method.sources if source in prepared.images]
     labels = [f"class {number}" for number in range(len(CLASSES))] if name == SEGMENTATION else labels_of(method, name, given)
     plain = {**(normalizers or {}), **dict.fromkeys(labels, _PLAIN)}
-    maps = predict_case(_View(method, name, labels), prepared, None, plane, settings, plain, canvas)
+    maps = predict_case(_View(method, name, labels), prepared, None, plane, settings, plain, frame)
     if name != SEGMENTATION:
         return maps
     classes = np.stack([maps[label] for label in labels]).argmax(axis=0).astype(np.int8)
@@ -106,7 +106,7 @@ def predict_extra(
 def segments(method: Any) -> bool:
     """Whether a run gives a tumour segmentation."""
     try:
-        check_extras(method, [SEGMENTATION])
+        check_maps(method, [SEGMENTATION])
     except UsageError:
         return False
     return True
@@ -116,8 +116,8 @@ def tumour_classes(
     method: NeuralMethod,
     prepared: PreparedCase,
     plane: str = "axial",
-    settings: InferSettings | None = None,
-    canvas: Canvas | None = None,
+    settings: PredictSettings | None = None,
+    frame: Frame | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(predicted, true) tumour classes ``(X, Y, Z)`` of a case with a segmentation.
 
@@ -130,6 +130,6 @@ def tumour_classes(
 
     if prepared.segmentation is None:
         raise DataError(f"case {prepared.name} has no segmentation to score against.")
-    classes = predict_extra(method, prepared, SEGMENTATION, plane, settings, canvas=canvas)[SEGMENTATION]
+    classes = predict_map(method, prepared, SEGMENTATION, plane, settings, frame=frame)[SEGMENTATION]
     predicted = keep_largest_tumour(classes)
     return predicted, to_classes(prepared.segmentation, getattr(method, "label_convention", "auto"))

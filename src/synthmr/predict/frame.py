@@ -1,7 +1,7 @@
-"""What a network trained on whole slices is shown: the slice on the canvas and at the scale of its training.
+"""What a network trained on whole slices is shown: the slice on the frame and at the scale of its training.
 
 A paper that resizes 240x240 slices to 256x256 has a network that knows anatomy at that size; one that normalises by the
-statistics of the slice knows the share of background of its canvas. So prediction and validation place each slice in the
+statistics of the slice knows the share of background of its frame. So prediction and validation place each slice in the
 middle of the training crop, resize it as training did, and bring the result back.
 """
 
@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from synthmr.batch import Batch
 from synthmr.config import SampleConfig
 from synthmr.data.resize import resize_batch, resize_image
-from synthmr.infer.stitch import next_multiple
-from synthmr.infer.windows import sees_whole_slice
+from synthmr.predict.stitch import next_multiple
+from synthmr.predict.windows import sees_whole_slice
 
 
 @dataclass(frozen=True)
-class Canvas:
+class Frame:
     """Where slices lie for a network.
 
     Attributes:
@@ -34,15 +34,15 @@ class Canvas:
     scale: tuple[float, float] = (1.0, 1.0)
 
     @staticmethod
-    def of(sample: SampleConfig) -> Canvas:
-        """The canvas of a run's training samples; patches and tiles have none."""
+    def of(sample: SampleConfig) -> Frame:
+        """The frame of a run's training samples; patches and tiles have none."""
         if sample.mode != "slices" or sample.crop == (0, 0):
-            return Canvas()
+            return Frame()
         if sample.resize == (0, 0):
-            return Canvas(sample.crop)
-        return Canvas(sample.crop, (sample.resize[0] / sample.crop[0], sample.resize[1] / sample.crop[1]))
+            return Frame(sample.crop)
+        return Frame(sample.crop, (sample.resize[0] / sample.crop[0], sample.resize[1] / sample.crop[1]))
 
-    def seen_by(self, method: Any, tight: bool = False) -> Canvas:
+    def seen_by(self, method: Any, tight: bool = False) -> Frame:
         """What this very method is shown.
 
         To networks that no statistics of the slice enter, what surrounds the brain is nothing: they need the scale alone, and
@@ -50,9 +50,9 @@ class Canvas:
         """
         divisor = int(method.spec.divisor)
         if not isinstance(method, nn.Module):
-            return Canvas()
+            return Frame()
         if tight or not sees_whole_slice(method):
-            return Canvas(scale=self.scale)
+            return Frame(scale=self.scale)
         if self.size == (0, 0) or self.scale != (1.0, 1.0):
             return self
         return replace(self, size=next_multiple(self.size, divisor))  # as training rounds its crop
@@ -62,7 +62,7 @@ class Canvas:
         return max(size[0], self.size[0]), max(size[1], self.size[1])
 
     def _corner(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(top, left) of a slice of ``size`` on the padded canvas; the odd pixel goes where training puts it."""
+        """(top, left) of a slice of ``size`` on the padded frame; the odd pixel goes where training puts it."""
         whole = self.padded(size)
         return -((size[0] - whole[0]) // 2), -((size[1] - whole[1]) // 2)
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from synthmr.batch import Batch
-from synthmr.infer.stitch import next_multiple
+from synthmr.predict.stitch import next_multiple
 
 #: background pixels kept around the brain of a slice
 MARGIN = 2
