@@ -18,7 +18,7 @@ from synthmr.case import PreparedCase
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.table import read_metrics
 from synthmr.experiment import layout, page
-from synthmr.predict import predict
+from synthmr.predict import predictor
 from synthmr.predict.predictor import PredictSettings, tile_borders
 from synthmr.predictions import Kept, predictions, tissue_labels
 from synthmr.report import html
@@ -88,13 +88,13 @@ def _error(call, kind):  # type: ignore[no-untyped-def]
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the cases that were predicted, one a call of `predict_case`; pages get no drawings, which take long, and no date."""
-    real, calls = predict.predict_case, []
+    real, calls = predictor.predict_case, []
 
     def count(method: Any, prepared: PreparedCase, *words: Any, **more: Any) -> dict[str, np.ndarray]:
         calls.append(prepared.name)
         return real(method, prepared, *words, **more)
 
-    monkeypatch.setattr(predict, "predict_case", count)
+    monkeypatch.setattr(predictor, "predict_case", count)
     monkeypatch.setattr(html, "case_picture", lambda case, scale: html.Picture(case.name, "", "", b""))
     monkeypatch.setattr(html, "_slices", lambda case: {})
     monkeypatch.setattr(html, "_strips", lambda rows: [])

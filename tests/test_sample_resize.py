@@ -29,7 +29,7 @@ from synthmr.errors import DataError, UsageError
 from synthmr.methods import registry
 from synthmr.methods.configure import build_config
 from synthmr.methods.contract import FittedMethod, NeuralMethod, Spec, Update, check_wanted
-from synthmr.predict import predict
+from synthmr.predict import predictor
 from synthmr.predict.frame import Frame, pad_far, size_of
 from synthmr.predict.precision import Precision
 from synthmr.predict.predictor import PredictSettings, predict_case
@@ -503,7 +503,7 @@ def test_methods_that_are_no_networks_are_left_alone() -> None:
 
 
 def test_a_batch_counts_the_pixels_that_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(predict.BATCH_PIXELS, "cpu", 20_000)
+    monkeypatch.setitem(predictor.BATCH_PIXELS, "cpu", 20_000)
     predict_case(Whole(), smooth_case(), settings=WAYS[0], frame=Frame.of(sample_of((48, 48), (96, 96))))
     assert [batch.size for batch in seen[:-1]] == [2] * (len(seen) - 1) and len(seen) > 2  # 2 * 96^2 < 20000 < 3 * 96^2
 
