@@ -118,3 +118,8 @@ def parse_files(pairs: Iterable[str], aliases: Mapping[str, str] | None = None) 
 def subsets_of(sources: Sequence[str], least: int = 1) -> list[tuple[str, ...]]:
     """All subsets with at least ``least`` sources, small ones first, in the order of the sources."""
     return [names for size in range(least, len(sources) + 1) for names in combinations(sources, size)]
+
+
+def split_words(words: Sequence[str]) -> tuple[str, ...]:
+    """``["a,b", "c"]`` -> a, b, c, each once."""
+    return tuple(dict.fromkeys(part.strip() for word in words for part in word.split(",") if part.strip()))
