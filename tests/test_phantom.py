@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib.machinery
+import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,13 +18,13 @@ from threadpoolctl import threadpool_limits
 
 from synthmr.data.phantom import CONTRASTS, LESIONS, PhantomConfig, PhantomSubject, make_phantom, simulate_subject, write_cohort
 from synthmr.data.phantom import anatomy as anatomy_module
-from synthmr.data.phantom.anatomy import Template, load_template, template_files, tissue_fractions
+from synthmr.data.phantom.anatomy import Template, load_template, read_template, template_file, tissue_fractions
 from synthmr.data.phantom.cohort import split_names
 from synthmr.data.phantom.fields import cubic_bspline, random_generator, separable, smooth_field
 from synthmr.data.phantom.lesions import LABELS, draw_kind, lesion_labels
 from synthmr.data.phantom.subject import point_spread
 from synthmr.data.phantom.warp import exponential, interpolate, pull, random_affine, random_warp
-from synthmr.errors import DataError, MissingExtra, UsageError
+from synthmr.errors import DataError, UsageError
 
 SPACING = 4.0
 
@@ -124,14 +124,15 @@ def test_ventricles_are_csf(template: Template) -> None:
 
 
 def test_tissue_fractions_fill_holes_and_call_the_rest_csf() -> None:
-    t1, gm, wm = np.zeros((3, 12, 12, 12), dtype=np.float32)
-    t1[2:10, 2:10, 2:10] = 0.5
-    t1[5:7, 5:7, 5:7] = 0.0  # a hole, as a dark ventricle may be
-    t1[11, 11, 11] = 0.5  # a stray voxel
+    gm, wm = np.zeros((2, 12, 12, 12), dtype=np.float32)
+    brain = np.zeros((12, 12, 12), bool)
+    brain[2:10, 2:10, 2:10] = True
+    brain[5:7, 5:7, 5:7] = False  # a hole, as a dark ventricle may be
+    brain[11, 11, 11] = True  # a stray voxel
     gm[2:10, 2:10, 2:10] = 0.75
     wm[2:10, 2:10, 2:10] = 0.25
     gm[5:7, 5:7, 5:7] = wm[5:7, 5:7, 5:7] = 0.0
-    fractions, mask = tissue_fractions(t1, gm, wm)
+    fractions, mask = tissue_fractions(brain, gm, wm)
     assert mask.sum() == 8**3
     np.testing.assert_allclose(fractions[:, 5, 5, 5], [1, 0, 0])
     np.testing.assert_allclose(fractions[:, 2, 2, 2], [0, 0.9, 0.1], atol=1e-6)  # 0.75^2 : 0.25^2 is 9 : 1
@@ -170,28 +171,57 @@ def test_cache_is_used_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(built) == 4
 
 
-def test_missing_nilearn_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(anatomy_module.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtra, match="pip install nilearn"):
-        template_files()
-    spec = importlib.machinery.ModuleSpec("nilearn", None, is_package=True)
-    spec.submodule_search_locations = [str(tmp_path)]
-    monkeypatch.setattr(anatomy_module.importlib.util, "find_spec", lambda _: spec)
-    with pytest.raises(DataError, match=r"t1_tal.*is missing.*pip install"):
-        template_files()
+#: SHA-256 of the voxels ``(197, 233, 189)`` in the brain of the files in nilearn 0.14.1, uint8
+PACKAGED = {
+    "brain": "ad92af6a053901c38c40b04b490c651cbfbc42a1d13a653ff8c7b4d84de53b75",
+    "gm": "35aa419f2b3c3f82c00eef3b6df03ca532638abd7471e3292fa77ad4c387e502",
+    "wm": "231727ad728a43bdebaead49e181e0d589a7e4adc80b8615a5a4492d98836191",
+}
+
+
+def whole(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """The template's brain in its place in the volume of nilearn's files, whose first voxel is at (-98, -134, -72) mm."""
+    volume = np.zeros((197, 233, 189), np.uint8)
+    first = (affine[:3, 3] - (-98, -134, -72)).astype(int)
+    volume[tuple(slice(at, at + size) for at, size in zip(first, array.shape, strict=True))] = array
+    return volume
+
+
+def test_the_template_has_the_voxels_of_nilearns_files() -> None:
+    *arrays, affine = read_template(template_file())
+    np.testing.assert_array_equal(affine[:3, :3], np.eye(3))
+    found = {name: whole(array, affine) for name, array in zip(PACKAGED, arrays, strict=True)}
+    assert {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in found.items()} == PACKAGED
+    spec = importlib.util.find_spec("nilearn")
+    if spec is None or not spec.submodule_search_locations:
+        return
+    folder = Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data"
+    images = {kind: nibabel.load(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz") for kind in ("t1", "gm", "wm")}
+    brain = np.asarray(images["t1"].dataobj) > 0
+    np.testing.assert_array_equal(found["brain"], brain)
+    for kind in ("gm", "wm"):
+        np.testing.assert_array_equal(found[kind], np.asarray(images[kind].dataobj) * brain)
+
+
+def test_the_template_is_small_and_has_its_licence() -> None:
+    folder = template_file().parent
+    assert {path.name for path in folder.iterdir()} == {"mni152.npz", "LICENSE.txt"}
+    assert template_file().stat().st_size < 1.4e6
+    text = (folder / "LICENSE.txt").read_text()
+    assert "Copyright (C) 1993-2004 Louis Collins" in text and "Copyright (c) The nilearn developers" in text
 
 
 def test_damaged_templates_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    files = {}
-    for kind in ("t1", "gm", "wm"):
-        files[kind] = tmp_path / f"{kind}.nii.gz"
-        files[kind].write_bytes(b"no image")
-    monkeypatch.setattr(anatomy_module, "template_files", lambda: files)
-    with pytest.raises(DataError, match=r"t1\.nii\.gz cannot be read.*reinstall nilearn"):
-        load_template(8.0, tmp_path / "cache")
-    blank = nibabel.Nifti1Image(np.full((70, 70, 70), 255, dtype=np.uint8), np.eye(4))
-    for path in files.values():
-        nibabel.save(blank, path)
+    path = tmp_path / "mni152.npz"
+    monkeypatch.setattr(anatomy_module, "template_file", lambda: path)
+    for damage in (None, b"no archive", b""):
+        if damage is not None:
+            path.write_bytes(damage)
+        with pytest.raises(DataError, match=r"mni152\.npz cannot be read.*reinstall synthmr"):
+            load_template(8.0, tmp_path / "cache")
+    blank = {"gm": np.zeros((35, 70, 70), np.uint8), "csf": np.zeros((35, 70, 70), np.uint8)}
+    brain = np.packbits(np.ones((35, 70, 70), bool))
+    np.savez(path, brain=brain, shape=(35, 70, 70), width=70, corner=np.zeros(3), **blank)
     with pytest.raises(DataError, match="no ventricles"):
         load_template(8.0, tmp_path / "cache")
 

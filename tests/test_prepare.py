@@ -16,7 +16,16 @@ from synthmr.config import PrepareConfig
 from synthmr.errors import DataError, UsageError
 from synthmr.prepare import crop, normalize, orient
 from synthmr.prepare.case import find_step, prepare_case, prepare_images, restore, uncrop
-from synthmr.prepare.mask import MIXED_NOTICE, OTSU_NOTICE, background_value, brain_mask, clean, is_stripped
+from synthmr.prepare.mask import (
+    MIXED_NOTICE,
+    OTSU_NOTICE,
+    background_value,
+    brain_mask,
+    clean,
+    filled,
+    is_stripped,
+    otsu_threshold,
+)
 
 SHAPE = (12, 14, 10)
 #: all 48 ways to store axes: 6 orders, 8 directions
@@ -170,6 +179,18 @@ def test_nonzero_is_the_union_with_holes_filled_and_islands_dropped() -> None:
     assert np.array_equal(clean(both), both)
 
 
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9, 0.98, 1.0])
+def test_holes_are_filled_as_scipy_fills_them(share: float) -> None:
+    """Those that open by a corner alone are holes; those that reach the edge of the volume are none."""
+    from scipy import ndimage
+
+    for seed, shape in enumerate([(9, 11, 7), (1, 8, 8), (12, 12, 12), (5, 1, 1)]):
+        mask = np.random.default_rng(seed).random(shape) < share
+        for each in (mask, np.asfortranarray(mask), ndimage.binary_dilation(mask)):
+            np.testing.assert_array_equal(filled(each), ndimage.binary_fill_holes(each))
+            assert filled(each).dtype == bool
+
+
 def test_nonzero_where_the_background_is_not_zero() -> None:
     array = np.where(brain() > 0, brain(), -1024).astype(np.float32)
     assert background_value(array) == -1024
@@ -186,6 +207,43 @@ def head(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed + 50)
     noise = np.abs(rng.normal(0, 4, shape)).astype(np.float32)
     return np.where(array > 0, array, noise), array > 0
+
+
+def volumes_for_otsu() -> list[np.ndarray]:
+    """Two classes of unlike size and noise, as whole numbers too; a head in air; an exponential; a single bright voxel."""
+    rng = np.random.default_rng(5)
+    two = np.where(rng.random((20, 24, 16)) < 0.2, rng.normal(300, 40, (20, 24, 16)), rng.normal(80, 15, (20, 24, 16)))
+    head = np.abs(rng.normal(0, 12, (20, 24, 16)))
+    head[4:16, 5:20, 3:13] += rng.gamma(9, 40, (12, 15, 10))
+    lone = np.zeros((20, 24, 16))
+    lone[3, 3, 3] = 1
+    return [two, two.astype(np.float32), np.rint(two), head, np.sqrt(head).astype(np.float32), rng.exponential(5, (9, 9, 9)), lone]
+
+
+@pytest.mark.parametrize("index", range(7))
+def test_otsus_threshold_is_scikit_images_to_one_bin(index: int) -> None:
+    from skimage.filters import threshold_otsu
+
+    volume = volumes_for_otsu()[index]
+    step = float(np.ptp(volume)) / 256
+    assert otsu_threshold(volume) == pytest.approx(float(threshold_otsu(volume)), abs=step)
+
+
+def test_otsus_threshold_parts_the_classes_as_no_other_bin_does() -> None:
+    """Against the definition, over the thresholds of all bins; any value between two spikes parts them, the first is taken."""
+    for volume in volumes_for_otsu()[:4]:
+        values = volume.ravel().astype(np.float64)
+
+        def between(threshold: float, values: np.ndarray = values) -> float:
+            low, high = values[values <= threshold], values[values > threshold]
+            return float(low.size * high.size * (low.mean() - high.mean()) ** 2)
+
+        edges = np.linspace(values.min(), values.max(), 257)[1:-1]
+        found = otsu_threshold(volume)
+        near = edges[np.abs(edges - found) < 0.51 * np.ptp(values) / 256]
+        assert max(between(edge) for edge in near) > 0.999 * max(between(edge) for edge in edges)
+    assert otsu_threshold(np.array([0.0] * 9 + [1.0])) == pytest.approx(0.5 / 256)
+    assert otsu_threshold(np.full((3, 3), 7.5)) == 7.5
 
 
 def test_auto_takes_otsu_with_a_notice_where_nothing_is_stripped() -> None:

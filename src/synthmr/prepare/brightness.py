@@ -93,8 +93,30 @@ def correct_brightness(
     Returns:
         ``(X, Y, Z)`` float32, and the factor that it was multiplied by about the background.
     """
+    factor = brightness_factor(volume, mask, params, brightness)
+    return apply_factor(volume, mask, params, factor), factor
+
+
+def brightness_factor(volume: np.ndarray, mask: np.ndarray, params: Mapping[str, Any], brightness: Brightness | None) -> float:
+    """What `correct_brightness` multiplies by; 1 where there is no brightness to correct. Arguments as there."""
     if brightness is None:
-        return volume, 1.0
+        return 1.0
+    return brightness.factor(float(np.percentile(to_unit(volume[mask], params), brightness.percentile)))
+
+
+def apply_factor(volume: np.ndarray, mask: np.ndarray, params: Mapping[str, Any], factor: float) -> np.ndarray:
+    """Multiply a predicted volume by a factor about its background.
+
+    Args:
+        volume: ``(X, Y, Z)`` in normalised units.
+        mask: ``(X, Y, Z)`` bool, the brain; voxels outside are left alone.
+        params: of the target's normaliser.
+        factor: of `Brightness.factor`; 1 leaves the volume as it is.
+
+    Returns:
+        ``(X, Y, Z)`` float32.
+    """
+    if factor == 1:
+        return volume
     low = np.float32(background(params))
-    factor = brightness.factor(float(np.percentile(to_unit(volume[mask], params), brightness.percentile)))
-    return np.where(mask, low + (volume - low) * np.float32(factor), volume).astype(np.float32), factor
+    return np.where(mask, low + (volume - low) * np.float32(factor), volume).astype(np.float32)

@@ -7,11 +7,12 @@ Every step leaves its parameters in the history, as JSON data, and `restore` und
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from synthmr.case import Case, PreparedCase, Volume, plane_axis
+from synthmr.case import Case, PreparedCase, Volume
 from synthmr.config import PrepareConfig
 from synthmr.errors import DataError, UsageError
 from synthmr.prepare import crop, normalize, orient
@@ -30,9 +31,8 @@ def check_config(config: PrepareConfig) -> None:
     """Check a configuration before a file is read.
 
     Raises:
-        UsageError: unknown plane, mask mode or normaliser, a negative margin, a percentile outside (0, 100].
+        UsageError: unknown mask mode or normaliser, a negative margin, a percentile outside (0, 100].
     """
-    plane_axis(config.plane)
     check_mode(config.mask)
     for name in filter(None, (config.normalizer, config.source_normalizer)):
         normalize.check_name(name)
@@ -52,7 +52,9 @@ def load_case(
     """
     from synthmr.io.nifti import load, load_contrast
 
-    volumes = {name: load_contrast(case, name) for name in contrasts}
+    # side by side: decompression lets go of the interpreter's lock
+    with ThreadPoolExecutor(max(len(contrasts), 1)) as pool:
+        volumes = dict(zip(contrasts, pool.map(lambda name: load_contrast(case, name), contrasts), strict=True))
     mask = load(case.mask, label=f"mask of case {case.name}") if case.mask is not None else None
     segmentation = None
     if with_segmentation and case.segmentation is not None:
@@ -80,11 +82,12 @@ def prepare_images(
     segmentation: Volume | None = None,
     landmarks: Mapping[str, Mapping[str, Any]] | None = None,
     name: str = "case",
+    given: Sequence[str] | None = None,
 ) -> PreparedCase:
     """Orient, mask, crop and normalise volumes that lie on one grid.
 
-    A mask that is not given is made from the contrasts that are no target, so that training, scoring and synthesis (where the
-    target is absent) all see the same brain.
+    Without a mask file the brain mask is made from the ``given`` contrasts alone, so that scoring and synthesis, where the target
+    is absent, see the same brain: what the others hold changes neither mask nor box nor any other image.
 
     Args:
         volumes: contrast -> volume in scanner units.
@@ -94,17 +97,19 @@ def prepare_images(
         segmentation: labels on the same grid, or None.
         landmarks: for nyul, contrast -> `normalize.learn_landmarks`.
         name: of the case, for messages.
+        given: contrasts that the brain mask may be made from; None: those that are no target, or all where every one is.
 
     Raises:
         DataError: grids that differ, an empty mask, an image that is constant in the brain.
         UsageError: unknown normaliser or mask mode, a negative margin, a percentile outside (0, 100].
     """
     check_config(config)
-    arrays, given, labels, affine, history = oriented(volumes, mask, segmentation, name)
-    sources = {contrast: array for contrast, array in arrays.items() if contrast not in targets} or arrays
-    brain, mode, notice = brain_mask(sources, given, config.mask, name)
+    arrays, mask_voxels, labels, affine, history = oriented(volumes, mask, segmentation, name)
+    if given is None:
+        given = [contrast for contrast in arrays if contrast not in targets] or list(arrays)
+    brain, mode, notice = brain_mask({contrast: arrays[contrast] for contrast in given}, mask_voxels, config.mask, name)
     box = crop.fit(brain, config.margin)
-    history += [{"step": "mask", "mode": mode, "notice": notice, "voxels": int(brain.sum())}, box]
+    history += [mask_step(mode, notice, int(brain.sum())), box]
     brain = np.ascontiguousarray(crop.apply(brain, box))
     images, params = {}, {}
     for contrast, array in arrays.items():
@@ -114,9 +119,9 @@ def prepare_images(
             found = normalize.fit(kind, inside[brain], (landmarks or {}).get(contrast), config.percentile)
         except DataError as error:
             raise DataError(f"{contrast} of case {name}: {error}") from None
-        images[contrast] = np.where(brain, normalize.apply(inside, found), np.float32(normalize.background(found)))
+        images[contrast] = normalized(inside, brain, found)
         params[contrast] = found
-        history.append({"step": "normalize", "contrast": contrast, **found})
+        history.append(normalize_step(contrast, found))
     return PreparedCase(
         name=name,
         images=images,
@@ -125,7 +130,23 @@ def prepare_images(
         affine=crop.apply_affine(affine, box),
         history=tuple(history),
         normalizers=params,
+        given=tuple(given),
     )
+
+
+def mask_step(mode: str, notice: str, voxels: int) -> dict[str, Any]:
+    """The step of a history that made the brain mask."""
+    return {"step": "mask", "mode": mode, "notice": notice, "voxels": voxels}
+
+
+def normalize_step(contrast: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The step of a history that normalised a contrast."""
+    return {"step": "normalize", "contrast": contrast, **params}
+
+
+def normalized(array: np.ndarray, brain: np.ndarray, params: Mapping[str, Any]) -> np.ndarray:
+    """Scanner units -> normalised units inside the brain, the normaliser's background outside; float32, same shape."""
+    return np.where(brain, normalize.apply(array, params), np.float32(normalize.background(params)))
 
 
 def oriented(

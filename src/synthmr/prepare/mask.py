@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -55,16 +56,78 @@ def is_stripped(array: np.ndarray) -> bool:
     return float(np.mean(rest < FAINT * np.median(rest))) < FAINT_SHARE
 
 
+def bounds(mask: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box that holds every True voxel of ``(X, Y, Z)``; one of no voxels where there is none."""
+    found = []
+    for axis in range(mask.ndim):
+        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        found.append(slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0))
+    return tuple(found)
+
+
 def clean(mask: np.ndarray) -> np.ndarray:
-    """Fill holes and drop small islands of a mask ``(X, Y, Z)``."""
+    """Fill holes and drop small islands of a mask ``(X, Y, Z)``; what lies around the mask makes no difference."""
     from scipy import ndimage
 
-    labels, count = ndimage.label(mask)
-    if count > 1:
-        sizes = np.bincount(labels.ravel())[1:]
-        keep = np.flatnonzero(sizes >= ISLAND_SHARE * sizes.max()) + 1
-        mask = np.isin(labels, keep)
-    return np.asarray(ndimage.binary_fill_holes(mask), bool)
+    out = np.zeros(mask.shape, bool)
+    box = bounds(mask)
+    inside = np.asarray(mask[box], bool)
+    if inside.size:
+        labels, count = ndimage.label(inside)
+        if count > 1:
+            sizes = np.bincount(labels.ravel())
+            sizes[0] = 0
+            inside = (sizes >= ISLAND_SHARE * sizes.max())[labels] & inside
+        out[box] = filled(inside)
+    return out
+
+
+def filled(mask: np.ndarray) -> np.ndarray:
+    """A mask ``(X, Y, Z)`` with its holes filled: background from which no path through faces leads out of the volume.
+
+    What `scipy.ndimage.binary_fill_holes` gives, in a third of its time: that grows the outside voxel by voxel.
+    """
+    from scipy import ndimage
+
+    labels, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    return np.asarray(labels != labels[0, 0, 0], bool)[1:-1, 1:-1, 1:-1]
+
+
+class Support(Protocol):
+    """What a brain mask needs to know of an image."""
+
+    @property
+    def stripped(self) -> bool:
+        """Whether it is skull-stripped; see `is_stripped`."""
+        ...
+
+    def foreground(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool: what is not the background value."""
+        ...
+
+    def head(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool: the head above Otsu's threshold."""
+        ...
+
+
+class ImageSupport:
+    """The `Support` of an image ``(X, Y, Z)`` in scanner units."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    @property
+    def stripped(self) -> bool:
+        """Whether it is skull-stripped."""
+        return is_stripped(self.array)
+
+    def foreground(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool: what is not the background value."""
+        return foreground(self.array)
+
+    def head(self) -> np.ndarray:
+        """``(X, Y, Z)`` bool: the head above Otsu's threshold."""
+        return head(self.array)
 
 
 def brain_mask(
@@ -73,7 +136,7 @@ def brain_mask(
     """The brain mask of a case.
 
     Args:
-        arrays: contrast -> ``(X, Y, Z)`` scanner units; the source contrasts, so that training and synthesis agree.
+        arrays: contrast -> ``(X, Y, Z)`` scanner units.
         given: ``(X, Y, Z)`` mask file's voxels, or None.
         mode: file (what is above 0 in the mask file), nonzero (the union over the contrasts of what is not background, without
             small islands, holes filled), otsu (the largest component above Otsu's threshold of the first contrast, holes
@@ -88,49 +151,79 @@ def brain_mask(
         DataError: the mode needs what is not there, or the mask is empty.
     """
     check_mode(mode)
+    if mode == "file" or (mode == "auto" and given is not None):
+        return check_filled(np.asarray(given) > 0 if given is not None else None, "file", case), "file", ""
+    return mask_of({name: ImageSupport(array) for name, array in arrays.items()}, mode, case)
+
+
+def mask_of(images: Mapping[str, Support], mode: str, case: str = "") -> tuple[np.ndarray, str, str]:
+    """The brain mask that is made of images, without a mask file; as `brain_mask`."""
     notice = ""
-    if mode == "auto" and given is None:
-        stripped = [name for name, array in arrays.items() if is_stripped(array)]
+    if mode == "auto":
+        stripped = [name for name, image in images.items() if image.stripped]
         mode = "nonzero" if stripped else "otsu"
-        if 0 < len(stripped) < len(arrays):
-            whole = ", ".join(name for name in arrays if name not in stripped)
+        if 0 < len(stripped) < len(images):
+            whole = ", ".join(name for name in images if name not in stripped)
             notice = MIXED_NOTICE.format(stripped=", ".join(stripped), whole=whole)
-            arrays = {name: arrays[name] for name in stripped}
-    elif mode == "auto":
-        mode = "file"
-    if mode == "file":
-        if given is None:
-            raise DataError(f"case {case} has no mask file, and prepare.mask=file needs one; add it, or use prepare.mask=auto.")
-        mask = np.asarray(given) > 0
-    elif mode == "nonzero":
-        mask = clean(np.logical_or.reduce([_foreground(array) for array in arrays.values()]))
+            images = {name: images[name] for name in stripped}
+    if mode == "nonzero":
+        mask = clean(np.logical_or.reduce([image.foreground() for image in images.values()]))
     else:
         notice = OTSU_NOTICE
-        mask = _otsu(next(iter(arrays.values())))
+        mask = next(iter(images.values())).head()
+    return check_filled(mask, mode, case), mode, notice
+
+
+def check_filled(mask: np.ndarray | None, mode: str, case: str) -> np.ndarray:
+    """Check that there is a mask, and a brain in it.
+
+    Raises:
+        DataError: there is none.
+    """
+    if mask is None:
+        raise DataError(f"case {case} has no mask file, and prepare.mask=file needs one; add it, or use prepare.mask=auto.")
     if not mask.any():
         raise DataError(f"case {case}: the brain mask (prepare.mask={mode}) is empty; check the mask file or the images.")
-    return mask, mode, notice
+    return mask
 
 
-def _foreground(array: np.ndarray) -> np.ndarray:
+def foreground(array: np.ndarray) -> np.ndarray:
     """``(X, Y, Z)`` bool: what is not the background value."""
     value = background_value(array)
     return np.asarray(array != (value if np.isfinite(value) else 0))
 
 
-def _otsu(array: np.ndarray) -> np.ndarray:
+def otsu_threshold(values: np.ndarray, bins: int = 256) -> float:
+    """The value that parts ``values`` (any shape, finite) into two classes that lie furthest apart (Otsu, 1979).
+
+    The histogram has ``bins`` equal bins from the smallest value to the largest; the threshold is the middle of the last bin
+    of the lower class, the one with the largest variance between classes, ``w1 w2 (m1 - m2)^2``. Where all values agree it is
+    their value.
+    """
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return low
+    counts, edges = np.histogram(values, bins)
+    counts, middles = counts.astype(np.float64), (edges[:-1] + edges[1:]) / 2
+    below, sums = np.cumsum(counts)[:-1], np.cumsum(counts * middles)[:-1]
+    above, rest = counts.sum() - below, (counts * middles).sum() - sums
+    # the first bin holds the smallest value and the last the largest: neither class is ever empty
+    between = below * above * (sums / below - rest / above) ** 2
+    return float(middles[np.argmax(between)])
+
+
+def head(array: np.ndarray) -> np.ndarray:
     """``(X, Y, Z)`` bool: the head of a volume that is not skull-stripped; empty for a constant volume."""
     from scipy import ndimage
-    from skimage.filters import threshold_otsu
 
     if float(array.min()) == float(array.max()):
         return np.zeros(array.shape, bool)
     # the root evens out bright fat and vessels, which would otherwise pull the threshold above grey matter
     root = np.sqrt(np.clip(array - array.min(), 0, None))
-    mask = root > threshold_otsu(root)
+    mask = root > otsu_threshold(root)
     # a closing whose erosion takes what lies beyond the volume for head: else a head that the edge cuts loses its last slices
     mask = ndimage.binary_erosion(ndimage.binary_dilation(mask, iterations=2), iterations=2, border_value=1)
     labels, count = ndimage.label(mask)
     if count > 1:
         mask = labels == np.bincount(labels.ravel())[1:].argmax() + 1
-    return np.asarray(ndimage.binary_fill_holes(mask), bool)
+    return filled(mask)

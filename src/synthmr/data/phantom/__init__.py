@@ -1,6 +1,6 @@
 """A simulated brain MR cohort with known truth: real anatomy, published tissue values, the scanner's own equations.
 
-    template (MNI152, packaged in nilearn) -> warp -> tissue fractions -> lesions -> signal equations -> point spread
+    template (MNI152) -> warp -> tissue fractions -> lesions -> signal equations -> point spread
     -> bias field -> Rician noise -> gain
 
 ``docs/phantom.md`` has the equations and the values with their sources. Read `subject.simulate_subject` first.

@@ -1,14 +1,13 @@
-"""The anatomy every subject starts from: the MNI152 templates that nilearn packages, resampled once and cached.
+"""The anatomy every subject starts from: the MNI152 template in ``mni152/``, resampled once and cached.
 
-The templates are the ICBM 2009a symmetric averages of 152 adults at 1 mm (Fonov et al., NeuroImage 54:313, 2011): a
-skull-stripped T1-weighted volume and the probabilities of grey and white matter. Cerebrospinal fluid is what remains
-inside the brain mask; averaging blurs the maps, so they are sharpened before use.
+The template is the ICBM 2009a symmetric average of 152 adults at 1 mm (Fonov et al., NeuroImage 54:313, 2011): a brain mask
+and the probabilities of grey and white matter. Cerebrospinal fluid is what remains inside the brain mask; averaging blurs the
+maps, so they are sharpened before use. ``mni152/LICENSE.txt`` has its licence, ``benchmarks/pack_template.py`` made it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from synthmr.errors import DataError, MissingExtra
+from synthmr.errors import DataError
 from synthmr.io.files import atomic
 
 #: raised whenever the content of the cached file changes for the same inputs
@@ -73,22 +72,9 @@ class Template:
         return affine
 
 
-def template_files() -> dict[str, Path]:
-    """The packaged template files: t1, gm and wm. Finds nilearn without importing it (its import takes seconds).
-
-    Raises:
-        MissingExtra: nilearn is not installed.
-        DataError: it is, but without these files.
-    """
-    spec = importlib.util.find_spec("nilearn")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtra("the phantom needs the MNI152 templates in nilearn, which is not installed; pip install nilearn.")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data"
-    files = {kind: folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz" for kind in ("t1", "gm", "wm")}
-    for path in files.values():
-        if not path.is_file():
-            raise DataError(f"{path} is missing: this nilearn lacks the MNI152 templates; pip install 'nilearn>=0.11'.")
-    return files
+def template_file() -> Path:
+    """The packaged template."""
+    return Path(__file__).parent / "mni152" / "mni152.npz"
 
 
 def cache_folder() -> Path:
@@ -102,16 +88,16 @@ def load_template(spacing: float, cache: Path | None = None) -> Template:
     A cache that cannot be written is no error: the template is then made again next time (about two seconds).
 
     Raises:
-        MissingExtra, DataError: see `template_files`.
+        DataError: the packaged template is damaged.
     """
-    files = template_files()
+    path = template_file()
     digest = hashlib.sha256(f"{VERSION} {spacing:.6f} {MARGIN} {COARSE} {SHARPNESS} {VENTRICLE_BOX}".encode())
-    for path in files.values():
+    with suppress(OSError):  # `read_template` says what is wrong
         digest.update(path.read_bytes())
     target = (cache or cache_folder()) / f"phantom-{digest.hexdigest()[:20]}.npz"
     with suppress(Exception):  # absent, truncated or foreign: make it anew
         return _unpack(target)
-    data = _build(files, spacing)
+    data = _build(path, spacing)
     with suppress(DataError):
         _save(target, data)
     return _template(data)
@@ -135,29 +121,45 @@ def _template(data: dict[str, np.ndarray]) -> Template:
     )
 
 
-def _read(files: dict[str, Path]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The templates scaled to [0, 1], and the affine that they share."""
-    import nibabel
+def read_template(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The template at 1 mm, cut to its brain.
 
-    arrays = {}
+    Returns:
+        The brain ``(X, Y, Z)`` bool, the probabilities of grey and of white matter ``(X, Y, Z)`` uint8 (255 is 1), and the
+        affine.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            half = tuple(stored["shape"].tolist())
+            brain = np.unpackbits(stored["brain"], count=int(np.prod(half))).reshape(half)
+            gm, csf = (_summed(stored[name]) for name in ("gm", "csf"))
+            width, corner = int(stored["width"]), stored["corner"]
+    except Exception as error:  # NumPy raises many kinds for a damaged file
+        raise DataError(f"{path} cannot be read ({error}); reinstall synthmr.") from None
+    wm = 255 * brain - gm - csf
     affine = np.eye(4)
-    for kind, path in files.items():
-        try:
-            image = nibabel.load(path)
-            arrays[kind] = np.asarray(image.dataobj, dtype=np.float32) / 255.0
-        except Exception as error:  # nibabel raises many kinds for a damaged file
-            raise DataError(f"{path} cannot be read ({error}); reinstall nilearn.") from None
-        affine = np.asarray(image.affine)
-    return arrays, affine
+    affine[:3, 3] = corner
+    brain, gm, wm = (np.concatenate([side, side[: width - len(side)][::-1]]) for side in (brain, gm, wm))
+    return brain > 0, gm, wm, affine
 
 
-def tissue_fractions(t1: np.ndarray, gm: np.ndarray, wm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _summed(differences: np.ndarray) -> np.ndarray:
+    """Undo differences along all three axes, modulo 256."""
+    for axis in range(3):
+        differences = np.cumsum(differences, axis=axis, dtype=np.uint8)
+    return differences
+
+
+def tissue_fractions(brain: np.ndarray, gm: np.ndarray, wm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Fractions ``(3, X, Y, Z)`` of CSF, GM and WM that sum to 1 in the filled brain mask, and that mask (bool).
 
-    The mask is the largest connected region where the skull-stripped T1 template is not zero. What is neither grey nor
-    white there is CSF. With p the averaged probabilities, p^s / sum p^s takes back part of the blur of averaging.
+    The mask is the largest connected region of ``brain`` (bool), holes filled. What is neither grey nor white there is CSF.
+    With p the averaged probabilities, p^s / sum p^s takes back part of the blur of averaging.
     """
-    labels, count = ndimage.label(t1 > 0)
+    labels, count = ndimage.label(brain)
     largest = 1 + int(np.argmax(np.bincount(labels.ravel())[1:])) if count else 0
     mask = ndimage.binary_fill_holes(labels == largest) & (largest > 0)
     raw = np.stack([np.clip(1.0 - gm - wm, 0.0, 1.0), gm, wm]) * mask
@@ -176,7 +178,7 @@ def ventricle_distance(csf: np.ndarray, mask: np.ndarray, affine: np.ndarray) ->
     deep = ndimage.distance_transform_edt(mask) > 22.0  # leaves out the fissures, which open to the surface
     labels, count = ndimage.label((csf > 0.5) & inside & deep)
     if count == 0:
-        raise DataError("no ventricles were found in the MNI152 template; reinstall nilearn.")
+        raise DataError("no ventricles were found in the MNI152 template; reinstall synthmr.")
     sizes = np.bincount(labels.ravel())[1:]
     # the two lateral ventricles may be apart; cisterns are far smaller
     big = np.flatnonzero(sizes > 0.1 * sizes.max()) + 1
@@ -199,15 +201,12 @@ def _resample(volume: np.ndarray, affine: np.ndarray, axes: list[np.ndarray], sp
     return ndimage.map_coordinates(volume, index, order=1, mode="constant", cval=0.0).astype(np.float32)
 
 
-def _build(files: dict[str, Path], spacing: float) -> dict[str, np.ndarray]:
-    arrays, affine = _read(files)
-    # cut to the brain, with a zero border that a brain cut at the edge of the file (the stem) gets, too
-    arrays = {kind: np.pad(array, 2) for kind, array in arrays.items()}
-    window = tuple(slice(part.start - 2, part.stop + 2) for part in ndimage.find_objects((arrays["t1"] > 0).astype(np.uint8))[0])
-    arrays = {kind: array[window] for kind, array in arrays.items()}
-    affine = affine.copy()
-    affine[:3, 3] += np.array([part.start - 2 for part in window]) * np.diag(affine)[:3]
-    fractions, mask = tissue_fractions(arrays["t1"], arrays["gm"], arrays["wm"])
+def _build(path: Path, spacing: float) -> dict[str, np.ndarray]:
+    brain, *probabilities, affine = read_template(path)
+    # a zero border, which a brain cut at the edge of the file (the stem) gets, too
+    brain, gm, wm = (np.pad(array, 2) for array in (brain, *probabilities))
+    affine[:3, 3] -= 2
+    fractions, mask = tissue_fractions(brain, gm.astype(np.float32) / 255.0, wm.astype(np.float32) / 255.0)
     distance = ventricle_distance(fractions[0], mask, affine)
     occupied = np.argwhere(mask)
     box = affine[:3, 3] + np.stack([occupied.min(axis=0), occupied.max(axis=0)]) * np.diag(affine)[:3]

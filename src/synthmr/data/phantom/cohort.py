@@ -154,7 +154,7 @@ def _write_subject(folder: Path, subject: PhantomSubject) -> None:
 def _description(config: PhantomConfig, subjects: int) -> dict[str, Any]:
     return {
         "kind": KIND,
-        "note": "simulated, no patient data; anatomy: MNI152 (ICBM 2009a symmetric) as packaged in nilearn",
+        "note": "simulated, no patient data; anatomy: MNI152 (ICBM 2009a symmetric)",
         "version": __version__,
         "subjects": subjects,
         "config": to_dict(config),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 
 from synthmr.config import to_dict
 from synthmr.data.phantom.anatomy import Template, load_template
@@ -78,7 +78,7 @@ def simulate_subject(config: PhantomConfig, index: int, template: Template | Non
 
     Raises:
         UsageError: ``index`` is negative.
-        DataError, MissingExtra: the packaged templates are missing or damaged.
+        DataError: the packaged template is damaged.
     """
     if index < 0:
         raise UsageError(f"phantom subject index {index} is negative; the first is 0.")
