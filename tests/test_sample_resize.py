@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +16,13 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from helpers import blob_brain, write_case
+from stored import run_of, store_case, store_of
 from synthmr import pipeline
-from synthmr.batch import Batch
+from synthmr.batch import Batch, Output
 from synthmr.case import PLANES, PreparedCase, slice_major
 from synthmr.config import AugmentConfig, PrepareConfig, RunConfig, SampleConfig, check_resize, from_dict
+from synthmr.data.parts import Labels
+from synthmr.data.reader import Reader
 from synthmr.data.resize import resize_batch, resize_image, resize_labels
 from synthmr.data.sampling import Sampler, case_batch
 from synthmr.data.split import Split
@@ -29,16 +31,17 @@ from synthmr.errors import DataError, UsageError
 from synthmr.methods import registry
 from synthmr.methods.configure import build_config
 from synthmr.methods.contract import FittedMethod, NeuralMethod, Spec, Update, check_wanted
-from synthmr.predict import predictor
+from synthmr.predict import engine
+from synthmr.predict.cohort import synthesize_cohort
 from synthmr.predict.frame import Frame, pad_far, size_of
 from synthmr.predict.precision import Precision
-from synthmr.predict.predictor import PredictSettings, predict_case
-from synthmr.predict.write import synthesize_cohort
+from synthmr.predict.predictor import Predictor, predict_case
+from synthmr.predict.settings import PredictSettings
 from synthmr.predictions import predictions
 from synthmr.run import load_run
 from synthmr.train.loop import train
 from synthmr.train.runtime import Runtime
-from synthmr.train.validate import predict_batch, validate
+from synthmr.train.validate import validate
 
 SOURCES, TARGETS = ("T1w", "T2w"), ("FLAIR",)
 CPU, EXACT = torch.device("cpu"), Precision("32", False)
@@ -52,10 +55,8 @@ NAMES = tuple(BRAIN)
 def make_store(root: Path, bare: Sequence[str] = (), subjects: Mapping[str, str] | None = None) -> Store:
     """Three cases of smooth brains; those named ``bare`` have no segmentation."""
     rows, columns = np.meshgrid(np.linspace(-1, 1, HEIGHT), np.linspace(-1, 1, WIDTH), indexing="ij")
-    folders = {}
+    stored = {}
     for number, name in enumerate(NAMES):
-        folders[name] = root / name
-        folders[name].mkdir(parents=True)
         first, last = BRAIN[name]
         mask = np.zeros((DEPTH, HEIGHT, WIDTH), np.uint8)
         mask[first : last + 1] = (rows / 0.8) ** 2 + (columns / 0.9) ** 2 < 1
@@ -64,24 +65,24 @@ def make_store(root: Path, bare: Sequence[str] = (), subjects: Mapping[str, str]
             labels[z, 12:17, 9:15] = 1 + z % 3
         waves = {key: 0.5 * np.sin((2 + k) * rows + number) * np.cos(2 * columns + k) for k, key in enumerate((*SOURCES, *TARGETS))}
         arrays: dict[str, np.ndarray] = {
-            key: np.where(mask, wave[None] + 0.01 * np.arange(DEPTH)[:, None, None], -1).astype(np.float16)
-            for key, wave in waves.items()
+            key: np.where(mask, wave[None] + 0.01 * np.arange(DEPTH)[:, None, None], -1) for key, wave in waves.items()
         }
-        arrays["mask"] = mask
-        if name not in bare:
-            arrays["segmentation"] = labels
-        for key, array in arrays.items():
-            np.save(folders[name] / f"{key}.npy", array)
-        record = {
-            "shape": list(mask.shape),
-            "arrays": list(arrays),
-            "normalizers": {key: {"name": "percentile", "low": 0.0, "high": 100.0} for key in waves},
-            "history": [],
-            "brain": mask.sum(axis=(1, 2), dtype=int).tolist(),
-        }
-        (folders[name] / "case.json").write_text(json.dumps(record))
-    split = Split(("a", "b"), ("c",), (), "test")
-    return Store(folders, SOURCES, TARGETS, PrepareConfig(), split, {}, "f" * 40, dict(subjects or {}))
+        segmentation = None if name in bare else labels
+        stored[name] = store_case(root, name, arrays, mask, segmentation, dict(subjects or {}).get(name, ""))
+    return store_of(stored, Split(("a", "b"), ("c",), (), "test"))
+
+
+#: of a reader whose boxes are the whole volumes
+WHOLE = PrepareConfig(margin=1000)
+
+
+def read(store: Store, sources: tuple[str, ...] = SOURCES, targets: tuple[str, ...] = TARGETS) -> Reader:
+    return Reader(store, WHOLE, sources, targets)
+
+
+def slices(store: Store, name: str, contrast: str) -> np.ndarray:
+    """``(S, H, W)`` float32, axial."""
+    return np.moveaxis(read(store).image(name, contrast), 2, 0)
 
 
 @pytest.fixture(scope="module")
@@ -90,15 +91,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return make_store(tmp_path_factory.mktemp("store"))
 
 
+def relabel(store: Store, name: str, labels: np.ndarray) -> None:
+    """Replace the labels ``(X, Y, Z)`` of a case."""
+    path = store.parts(name).segmentation
+    assert path is not None
+    Labels.of(labels, {}).save(path)
+
+
 def draw(store: Store, names: Sequence[str] = NAMES, divisor: int = 1, paired: bool = True, **sample: Any) -> Sampler:
     config = SampleConfig(**{"min_brain": 0.0, "batch": 4, **sample})
-    return Sampler(store, names, SOURCES, TARGETS, config, AugmentConfig(), 3, divisor=divisor, paired=paired)
+    return Sampler(read(store), names, config, AugmentConfig(), 3, divisor=divisor, paired=paired)
 
 
 def numbers(sampler: Sampler) -> dict[str, list[int]]:
     """Case -> the slices of an epoch."""
     drawn = np.concatenate([sampler.chosen(step) for step in range(sampler.steps_per_epoch)])
-    return {case.name: sorted({int(z) for index, z, *_ in drawn if index == k}) for k, case in enumerate(sampler.cases)}
+    return {name: sorted({int(z) for index, z, *_ in drawn if index == k}) for k, name in enumerate(sampler.names)}
 
 
 # --- which slices -------------------------------------------------------------------------------------------------------
@@ -130,11 +138,12 @@ def test_labelled_slices_alone(store: Store) -> None:
 
 def test_a_label_outside_the_crop_does_not_count(store: Store, tmp_path: Path) -> None:
     other = make_store(tmp_path)
-    path = other.folders["a"] / "segmentation.npy"
-    labels = np.load(path)
-    labels[4] = 0
-    labels[4, 2, 12] = 1
-    np.save(path, labels)
+    labels = read(other).segmentation("a")
+    assert labels is not None
+    labels[:, :, 4] = 0
+    labels[2, 12, 4] = 1
+    relabel(other, "a", labels)
+    other = replace(other)  # what was read is forgotten
     assert numbers(draw(other, ("a",), labelled="on"))["a"] == [4, 9, 10]
     assert numbers(draw(other, ("a",), labelled="on", crop=(20, 20)))["a"] == [9, 10]
 
@@ -153,7 +162,7 @@ def test_labelled_needs_segmentations(tmp_path: Path) -> None:
 
 def test_no_slice_with_a_label_is_refused(tmp_path: Path) -> None:
     other = make_store(tmp_path)
-    np.save(other.folders["a"] / "segmentation.npy", np.zeros((DEPTH, HEIGHT, WIDTH), np.int16))
+    relabel(other, "a", np.zeros((HEIGHT, WIDTH, DEPTH), np.int16))
     with pytest.raises(DataError, match=r"labelled pixel.*sample\.labelled=off"):
         draw(other, ("a",), labelled="on")
     with pytest.raises(DataError, match=r"min_brain=1; lower it\.$"):
@@ -225,7 +234,7 @@ def test_unpaired_targets_are_resized_too(store: Store) -> None:
     assert not batch.paired and batch.images["FLAIR"].shape == (4, 1, 48, 40)
     small = np.full((4, 1, 32, 32), -1, np.float32)
     for image, (index, z) in zip(small, partners, strict=True):
-        image[0, 1 : 1 + HEIGHT, 3 : 3 + WIDTH] = sampler.cases[index].images["FLAIR"][z]
+        image[0, 1 : 1 + HEIGHT, 3 : 3 + WIDTH] = slices(store, sampler.names[index], "FLAIR")[z]
     expected = ndimage.zoom(small, (1, 1, 1.5, 1.25), order=1, mode="nearest", grid_mode=True)
     np.testing.assert_allclose(batch.images["FLAIR"].numpy(), expected, atol=1e-5)
 
@@ -341,10 +350,10 @@ class First(NeuralMethod):
         update("G", loss)
         return {"loss": loss.detach()}
 
-    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
         given, targets = check_wanted(self, batch, wanted)
         seen.append(batch)
-        return dict.fromkeys(targets, self.gain * batch.images[given[0]])
+        return dict.fromkeys(targets, Output(self.gain * batch.images[given[0]]))
 
 
 class Whole(First):
@@ -362,10 +371,10 @@ class Fitted(FittedMethod):
     Options: ClassVar[type] = NoOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
-    def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
         given, targets = check_wanted(self, batch, wanted)
         seen.append(batch)
-        return dict.fromkeys(targets, batch.images[given[0]])
+        return dict.fromkeys(targets, Output(batch.images[given[0]]))
 
 
 def sample_of(crop: tuple[int, int], resize: tuple[int, int] = (0, 0), **more: Any) -> SampleConfig:
@@ -396,7 +405,7 @@ def test_canvas_of_a_run() -> None:
 def test_a_canvas_is_the_training_sample_to_the_bit(store: Store, crop: tuple[int, int], resize: tuple[int, int]) -> None:
     method = Whole()
     sampler = draw(store, ("b",), divisor=8, crop=crop, resize=resize)
-    batch = case_batch(store, "b", (*SOURCES, *TARGETS))
+    batch = case_batch(read(store), "b", (*SOURCES, *TARGETS))
     frame = Frame.of(sample_of(crop, resize)).seen_by(method)
     placed = frame.place(batch, dict.fromkeys(batch.images, -1.0))
     assert size_of(placed)[0] % 8 == size_of(placed)[1] % 8 == 0
@@ -503,35 +512,34 @@ def test_methods_that_are_no_networks_are_left_alone() -> None:
 
 
 def test_a_batch_counts_the_pixels_that_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(predictor.BATCH_PIXELS, "cpu", 20_000)
+    monkeypatch.setitem(engine.BATCH_PIXELS, "cpu", 20_000)
     predict_case(Whole(), smooth_case(), settings=WAYS[0], frame=Frame.of(sample_of((48, 48), (96, 96))))
     assert [batch.size for batch in seen[:-1]] == [2] * (len(seen) - 1) and len(seen) > 2  # 2 * 96^2 < 20000 < 3 * 96^2
 
 
 @pytest.mark.parametrize("kind", [First, Whole])
-def test_validation_predicts_as_prediction_does(store: Store, kind: type[First]) -> None:
-    frame = Frame.of(sample_of((40, 40), (56, 48)))
-    case = store["b"]
-    batch = case_batch(store, "b", SOURCES)
-    found = predict_batch(kind(), batch, CPU, EXACT, dict.fromkeys(SOURCES, -1.0), frame)["FLAIR"]
+def test_validation_predicts_as_prediction_does(store: Store, kind: type[First], tmp_path: Path) -> None:
+    sample = sample_of((40, 40), (56, 48))
+    reader = read(store)
+    prepared = reader.prepared("b", SOURCES, TARGETS)
+    volume = predict_case(kind(), prepared, settings=WAYS[1], frame=Frame.of(sample))["FLAIR"]
     shown = {size_of(some) for some in seen}
-    prepared = PreparedCase(
-        "b",
-        {name: np.moveaxis(np.asarray(case.images[name], np.float32), 0, 2) for name in SOURCES},
-        np.moveaxis(case.mask > 0, 0, 2),
-        None,
-        np.eye(4),
-        normalizers={**case.normalizers},
-    )
     seen.clear()
-    volume = predict_case(kind(), prepared, settings=WAYS[1], frame=frame)["FLAIR"]
+    predictor = Predictor(run_of(kind(), store, sample), WAYS[1])
+    found = predictor(prepared)
     assert {size_of(some) for some in seen} == shown
-    expected = slice_major(volume, "axial")
-    assert batch.mask is not None
-    np.testing.assert_array_equal(found.numpy()[batch.mask.numpy()], expected[case.mask > 0])
-    score = validate(kind(sources=("FLAIR",), targets=("FLAIR",)), store, ["b"], CPU, EXACT, frame)["b"]
+    np.testing.assert_array_equal(found.images["FLAIR"], volume)
+    # fewer slices, each as it is among all
+    few = Predictor(run_of(kind(), store, sample), replace(WAYS[1], quick=3))(prepared)
+    assert few.mask.any(axis=(0, 1)).sum() == 3
+    np.testing.assert_allclose(few.images["FLAIR"][few.mask], volume[few.mask], atol=1e-6)
+    assert (few.images["FLAIR"][~few.mask] == -1).all()
+    twins = dict.fromkeys(("T1w", "FLAIR"), slices(store, "b", "FLAIR"))
+    same = store_of({"b": store_case(tmp_path, "b", twins, slice_major(reader.mask("b"), "axial"))}, Split(("b",), ("b",), (), ""))
+    method = kind(sources=("T1w",), targets=("FLAIR",))
+    validated = validate(Predictor(run_of(method, same, sample)), read(same, ("T1w",), ("FLAIR",)), ["b"])
     # the brain's edge is interpolated, no more
-    assert 15 < score < 60
+    assert 15 < validated.score < 60
 
 
 def test_training_export_and_evaluation_share_the_canvas(tmp_path: Path) -> None:
@@ -552,10 +560,10 @@ def test_training_export_and_evaluation_share_the_canvas(tmp_path: Path) -> None
 
     cohort = pipeline.index(tmp_path / "data")
     split = make_split(cohort, (*SOURCES, *TARGETS))
-    store = build(cohort, split, SOURCES, TARGETS, config.prepare, cache=tmp_path / "cache")
+    store = build(cohort, split, (*SOURCES, *TARGETS), config.prepare, cache=tmp_path / "cache")
     result = train(config, store, split, tmp_path / "run", runtime=Runtime(accelerator="cpu"))
     assert result.best is not None and (tmp_path / "run" / "images" / "step_000002.png").is_file()
-    box = store["b"].mask.shape[1:]
+    box = Reader(store, config.prepare, SOURCES, TARGETS).shape("b")[:2]
     scaled = Frame.of(sample).scaled((round(box[0]), round(box[1])))
     want = (round(box[0] * 32 / 24), round(box[1] * 40 / 24))
     assert want == Frame(scale=(32 / 24, 40 / 24)).scaled((box[0], box[1])) and scaled == (32, 40)
@@ -567,11 +575,11 @@ def test_training_export_and_evaluation_share_the_canvas(tmp_path: Path) -> None
     (predicted,) = predictions([tmp_path / "run"], tmp_path / "data", "test", settings)
     assert {size_of(some) for some in seen} == {rounded}
     seen.clear()
-    summary = synthesize_cohort(run, cohort, tmp_path / "out", settings=settings)
+    summary = synthesize_cohort(Predictor(run, settings), cohort, tmp_path / "out")
     assert summary.done == ("a", "b", "c") and {size_of(some) for some in seen} == {rounded}
     (image,) = predicted.images.values()
     inside = ndimage.binary_erosion(predicted.prepared.mask, iterations=2)
-    assert np.abs(image - predicted.prepared.images["T1w"])[inside].mean() < 0.1
+    assert np.abs(2 * image - 1 - predicted.prepared.images["T1w"])[inside].mean() < 0.1
 
 
 def test_labels_keep_their_type() -> None:

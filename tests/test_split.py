@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthmr.case import Case, Cohort
-from synthmr.data.split import Split, make_split, read_split, shared_subjects, write_split
+from synthmr.data.split import Need, Split, make_split, read_split, shared_subjects, usable_part, write_split
 from synthmr.errors import DataError, UsageError
 
 
@@ -125,3 +125,69 @@ def test_parts_by_name():
     assert split.part("all") == ("a", "b", "c") and split.part("test") == ("c",)
     with pytest.raises(UsageError, match="unknown split 'valid'"):
         split.part("valid")
+
+
+# --- cases that lack contrasts
+
+ANY = Need(("T1w", "T2w"), ("FLAIR",), any_subset=True)
+LATENT = replace(ANY, target=False)
+SHARED = Need(("T1w", "FLAIR"), ("FLAIR", "T1w"), any_subset=True)
+
+
+@pytest.mark.parametrize(
+    ("need", "contrasts", "trains", "scored"),
+    [
+        (replace(ANY, any_subset=False), "T1w T2w FLAIR", True, True),
+        (replace(ANY, any_subset=False), "T1w FLAIR", False, False),
+        (ANY, "T1w T2w FLAIR", True, True),
+        (ANY, "T1w FLAIR", True, True),
+        (ANY, "FLAIR", False, False),
+        (ANY, "T1w T2w", False, False),
+        (LATENT, "T1w T2w", True, False),
+        (LATENT, "T1w", False, False),
+        (SHARED, "T1w FLAIR", True, True),
+        (SHARED, "FLAIR", False, False),  # the only source is the only target
+        (replace(SHARED, target=False), "FLAIR", False, False),
+        (Need(("T1w", "FLAIR"), ("FLAIR", "T2w"), any_subset=True), "FLAIR T2w", True, True),
+    ],
+)
+def test_which_cases_a_run_can_use(need, contrasts, trains, scored):
+    images = contrasts.split()
+    assert (need.lacks(images) == "", need.lacks(images, held_out=True) == "") == (trains, scored)
+
+
+def test_incomplete_cases_train_and_those_without_a_target_are_never_held_out():
+    full = [case(f"f{i}", contrasts="T1w T2w FLAIR") for i in range(4)]
+    part = [case(f"p{i}", contrasts="T1w T2w") for i in range(4)]
+    data = cohort(*full, *part, case("x", contrasts="T2w"))
+    for seed in range(10):
+        split = make_split(data, LATENT, seed)
+        assert {name[0] for name in (*split.validation, *split.test)} == {"f"}
+        assert {f"p{i}" for i in range(4)} < set(split.train) and len(split.names) == 8
+        assert any(name.startswith("f") for name in split.train)
+        assert split.left_out == ("x: has no T1w, FLAIR, so no target with a source beside it",)
+    assert len(make_split(data, ANY).names) == 4 and len(make_split(data, ANY).left_out) == 5
+    with pytest.raises(DataError, match="no training case of data has DWI, so nothing can be learnt of it"):
+        make_split(data, replace(ANY, sources=("T1w", "DWI")))
+    with pytest.raises(DataError, match="1 subjects with a target"):
+        make_split(cohort(full[0], *part), LATENT)
+
+
+def test_a_complete_cohort_is_split_as_ever():
+    data = cohort(*(case(f"s{i:03}", contrasts="T1w T2w FLAIR") for i in range(20)))
+    for seed in range(5):
+        assert make_split(data, LATENT, seed) == make_split(data, ["T1w", "T2w", "FLAIR"], seed)
+
+
+def test_a_given_split_leaves_out_what_cannot_be_scored():
+    data = cohort(
+        case("a", split="train", contrasts="T1w T2w"), case("b", split="train", contrasts="T1w FLAIR"),
+        case("c", split="validation", contrasts="T2w FLAIR"), case("d", split="test", contrasts="T1w T2w"), source="s.tsv",
+    )  # fmt: skip
+    split = make_split(data, LATENT)
+    assert (split.train, split.validation, split.test) == (("a", "b"), ("c",), ())
+    assert split.left_out == ("d: has no FLAIR, so no target to score with a source beside it",)
+    images = {each.name: tuple(each.images) for each in data.cases}
+    whole = Split(("a", "b"), ("c",), ("d",), "x")
+    kept = usable_part(whole, ANY, images.__getitem__)
+    assert (kept.train, kept.validation, kept.test) == (("b",), ("c",), ()) and len(kept.left_out) == 2

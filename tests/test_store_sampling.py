@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +12,15 @@ import pytest
 import torch
 
 from helpers import blob_brain, write_case
+from synthmr.case import PLANES
 from synthmr.config import AugmentConfig, PrepareConfig, SampleConfig
-from synthmr.data import store as storing
 from synthmr.data.augment import augment
-from synthmr.data.sampling import Prefetcher, Sampler, case_batch, tile_starts
+from synthmr.data.prefetch import Prefetcher
+from synthmr.data.reader import Reader
+from synthmr.data.sampling import Sampler, case_batch
 from synthmr.data.split import Split, make_split
 from synthmr.data.store import Store, build
+from synthmr.data.windows import tile_starts
 from synthmr.errors import DataError, UsageError
 from synthmr.io.index import index
 
@@ -40,92 +42,43 @@ def data(tmp_path: Path) -> Path:
 def make(data: Path, cache: Path, config: PrepareConfig | None = None, out: Path | None = None) -> Store:
     cohort = index(data)
     split = make_split(cohort, (*SOURCES, *TARGETS))
-    return build(cohort, split, SOURCES, TARGETS, config or PrepareConfig(), cache=cache, out=out)
+    return build(cohort, split, (*SOURCES, *TARGETS), config or PrepareConfig(), cache=cache, out=out)
 
 
-def prepared_cases(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    seen: list[str] = []
-    real = storing.prepare_case
-
-    def spy(case, *rest):  # type: ignore[no-untyped-def]
-        seen.append(case.name)
-        return real(case, *rest)
-
-    monkeypatch.setattr(storing, "prepare_case", spy)
-    return seen
-
-
-def test_only_what_changed_is_prepared_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, cache = prepared_cases(monkeypatch), tmp_path / "cache"
-    first = make(data, cache)
-    assert sorted(seen) == list(NAMES)
-    seen.clear()
-    assert make(data, cache).fingerprint == first.fingerprint and not seen
-    write_case(data / "b", {"T2w": blob_brain((24, 28, 12), 99)})
-    assert make(data, cache).fingerprint != first.fingerprint
-    assert seen == ["b"]
-    seen.clear()
-    make(data, cache, PrepareConfig(margin=3))
-    assert sorted(seen) == list(NAMES)
-
-
-def test_a_damaged_case_is_rebuilt(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = tmp_path / "cache"
-    first = make(data, cache)
-    expected = np.array(first["c"].images["T1w"])
-    path = first["c"].path / "T1w.npy"
-    path.write_bytes(path.read_bytes()[:200])
-    seen = prepared_cases(monkeypatch)
-    again = make(data, cache)
-    assert seen == ["c"]
-    np.testing.assert_array_equal(again["c"].images["T1w"], expected)
+def read(store: Store, config: PrepareConfig | None = None) -> Reader:
+    return Reader(store, config or PrepareConfig(), SOURCES, TARGETS)
 
 
 def test_an_exported_store_opens_without_an_imaging_library(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "store"
     made = make(data, tmp_path / "cache", out=out)
-    shutil.rmtree(tmp_path / "cache")
     assert made.split.train == ("a", "b")
     probe = (
-        "import sys\nfor name in ('nibabel', 'monai', 'SimpleITK', 'pydantic'): sys.modules[name] = None\n"
+        "import sys\nfor name in ('nibabel', 'monai', 'SimpleITK', 'pydantic', 'scipy', 'skimage'): sys.modules[name] = None\n"
         "from pathlib import Path\nfrom synthmr.data.store import Store\nfrom synthmr.data.sampling import Sampler\n"
-        "from synthmr.config import SampleConfig, AugmentConfig\n"
+        "from synthmr.data.reader import Reader\nfrom synthmr.config import PrepareConfig, SampleConfig, AugmentConfig\n"
         f"s = Store.open(Path({str(out)!r}))\n"
-        "b = Sampler(s, s.split.train, s.sources, s.targets, SampleConfig(batch=2), AugmentConfig(), 0).batch(0)\n"
+        "r = Reader(s, PrepareConfig(), ('T1w', 'T2w'), ('FLAIR',))\n"
+        "b = Sampler(r, s.split.train, SampleConfig(batch=2), AugmentConfig(), 0).batch(0)\n"
         "print(s.fingerprint, b.size)"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert done.stdout.split() == [made.fingerprint, "2"], done.stderr
 
 
-def test_store_refuses_what_it_does_not_hold(data: Path, tmp_path: Path) -> None:
-    store = make(data, tmp_path / "cache")
-    with pytest.raises(UsageError, match="not PDw"):
-        store.check(("PDw",), TARGETS, PrepareConfig())
-    with pytest.raises(UsageError, match=r"prepare\.normalizer"):
-        store.check(SOURCES, TARGETS, PrepareConfig(normalizer="zscore"))
-    with pytest.raises(DataError, match="not a readable store"):
-        Store.open(tmp_path)
-    out = tmp_path / "full"
-    out.mkdir()
-    (out / "thesis.txt").write_text("x")
-    with pytest.raises(DataError, match="not empty"):
-        make(data, tmp_path / "cache", out=out)
-
-
 def test_nyul_landmarks_come_from_training_cases_alone(data: Path, tmp_path: Path) -> None:
     config = PrepareConfig(normalizer="nyul")
-    before = make(data, tmp_path / "c1", config).landmarks
+    before = read(make(data, tmp_path / "c1", config), config).landmarks
     for contrast in (*SOURCES, *TARGETS):
         write_case(data / "d", {contrast: blob_brain((24, 28, 12), 77) ** 2})
-    assert make(data, tmp_path / "c2", config).landmarks == before
+    assert read(make(data, tmp_path / "c2", config), config).landmarks == before
     for contrast in (*SOURCES, *TARGETS):
         write_case(data / "a", {contrast: blob_brain((24, 28, 12), 77) ** 2})
-    assert make(data, tmp_path / "c3", config).landmarks != before
+    assert read(make(data, tmp_path / "c3", config), config).landmarks != before
 
 
 def sampler(store: Store, sample: SampleConfig, **more) -> Sampler:  # type: ignore[no-untyped-def]
-    return Sampler(store, store.split.train, SOURCES, TARGETS, sample, more.pop("augment", AugmentConfig()), 5, **more)
+    return Sampler(read(store), store.split.train, sample, more.pop("augment", AugmentConfig()), 5, **more)
 
 
 @pytest.fixture
@@ -158,7 +111,7 @@ def test_whole_slices_are_the_stored_voxels(store: Store) -> None:
     batch = drawn.batch(0)
     assert drawn.crop == (32, 32) and batch.images["T1w"].shape == (4, 1, 32, 32)
     for row, (index_, number, _, _) in enumerate(drawn.chosen(0)):
-        stored = np.asarray(drawn.cases[index_].images["FLAIR"][number], np.float32)
+        stored = drawn.reader.image(drawn.names[index_], "FLAIR")[:, :, number]
         image = batch.images["FLAIR"][row, 0].numpy()
         found = image[-((stored.shape[0] - 32) // 2) :][: stored.shape[0]]
         first = -((stored.shape[1] - 32) // 2)
@@ -177,7 +130,7 @@ def test_unpaired_targets_never_share_the_subject(store: Store) -> None:
         assert (drawn.chosen(step)[:, 0] != drawn.partners(step)[:, 0]).all()
     assert not drawn.batch(0).paired
     with pytest.raises(DataError, match="at least 2 subjects"):
-        Sampler(store, ("a",), SOURCES, TARGETS, SampleConfig(), AugmentConfig(), 0, paired=False)
+        Sampler(read(store), ("a",), SampleConfig(), AugmentConfig(), 0, paired=False)
 
 
 @pytest.mark.parametrize("change", [{}, {"flip": 0.5}, {"rotate": 20.0, "scale": 0.1, "shift": 3.0}])
@@ -219,11 +172,14 @@ def test_mixing_moves_sources_and_keeps_background_and_target(store: Store) -> N
 
 
 def test_case_batch_holds_every_brain_slice(store: Store) -> None:
-    batch = case_batch(store, "a", SOURCES, divisor=8)
-    case = store["a"]
-    assert batch.size == int((case.brain > 0).sum())
-    assert batch.mask is not None and int(batch.mask.sum()) == int(case.brain.sum())
-    assert case_batch(store, "a", SOURCES, most=3).size == 3
+    reader = read(store)
+    for plane, axis in PLANES.items():
+        batch = case_batch(reader, "a", SOURCES, divisor=8, plane=plane)
+        brain = reader.mask("a").sum(axis=tuple(other for other in range(3) if other != axis))
+        assert brain.tolist() == reader.brain_slices("a", plane).tolist()
+        assert batch.size == int((brain > 0).sum())
+        assert batch.mask is not None and int(batch.mask.sum()) == int(brain.sum())
+    assert case_batch(reader, "a", SOURCES, most=3).size == 3
 
 
 def test_prefetcher_keeps_order_raises_and_closes(store: Store) -> None:
@@ -252,12 +208,12 @@ def change(batch, **config):  # type: ignore[no-untyped-def]
 
 
 def test_augmentation_off_is_the_identity(store: Store) -> None:
-    batch = case_batch(store, "a", (*SOURCES, *TARGETS))
+    batch = case_batch(read(store), "a", (*SOURCES, *TARGETS))
     assert change(batch) is batch
 
 
 def test_flip_turns_everything_alike(store: Store) -> None:
-    batch = case_batch(store, "a", (*SOURCES, *TARGETS))
+    batch = case_batch(read(store), "a", (*SOURCES, *TARGETS))
     flipped = change(batch, flip=1.0)
     for name, image in batch.images.items():
         assert torch.equal(flipped.images[name], image.flip(2))
@@ -266,7 +222,7 @@ def test_flip_turns_everything_alike(store: Store) -> None:
 
 @pytest.mark.parametrize("config", [{"gain": 0.5}, {"gamma": 1.0}, {"curve": 1.0}, {"bias": 0.5}, {"noise": 0.2}])
 def test_intensity_changes_sources_in_the_brain_alone(store: Store, config: dict[str, float]) -> None:
-    batch = case_batch(store, "a", (*SOURCES, *TARGETS))
+    batch = case_batch(read(store), "a", (*SOURCES, *TARGETS))
     changed = change(batch, **config)
     assert torch.equal(changed.images["FLAIR"], batch.images["FLAIR"])
     for name in SOURCES:
@@ -275,7 +231,7 @@ def test_intensity_changes_sources_in_the_brain_alone(store: Store, config: dict
 
 
 def test_gain_and_gamma_in_closed_form(store: Store) -> None:
-    batch = case_batch(store, "a", SOURCES)
+    batch = case_batch(read(store), "a", SOURCES)
     draws = torch.rand((batch.size, 1, 1, 1), generator=torch.Generator().manual_seed(1)) * 2 - 1
     unit = (batch.images["T1w"] + 1) / 2
     for key, expected in (("gain", unit * (1 + 0.3 * draws)), ("gamma", unit ** torch.exp2(0.3 * draws))):
@@ -284,7 +240,7 @@ def test_gain_and_gamma_in_closed_form(store: Store) -> None:
 
 
 def test_shift_moves_the_centre_of_mass_no_further_than_asked(store: Store) -> None:
-    batch = case_batch(store, "a", SOURCES, divisor=16)
+    batch = case_batch(read(store), "a", SOURCES, divisor=16)
 
     def centre(mask: torch.Tensor) -> torch.Tensor:
         grid = torch.arange(mask.shape[2]).view(1, 1, -1, 1)

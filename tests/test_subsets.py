@@ -16,6 +16,7 @@ import torch
 from experiment_data import PARTS, Live, Watch, config, make_cohort, one_line
 from synthmr import pipeline
 from synthmr.errors import DataError, UsageError
+from synthmr.evaluate.scores import Score, summarise
 from synthmr.experiment import subsets
 from synthmr.experiment.subsets import EACH, ONE, gains, main_metric, plot, score_subsets, subsets_of, table
 from synthmr.run import RunFolder
@@ -43,7 +44,7 @@ def runs(data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> M
     return {name: root / name for name in wanted}
 
 
-def score(run: Path, data: Path, out: Path | None, watch: Watch | None = None, **more: Any) -> tuple[list[dict[str, Any]], Watch]:
+def score(run: Path, data: Path, out: Path | None, watch: Watch | None = None, **more: Any) -> tuple[list[Score], Watch]:
     watch = watch or Watch()
     return score_subsets(run, data, out, **watch.words, **more), watch
 
@@ -72,17 +73,17 @@ def test_every_subset_of_one_run(runs: Mapping[str, Path], data: Path) -> None:
     assert len(lines) == 2**3 - 1 and {line["runs"] for line in lines} == {ONE} and {line["subjects"] for line in lines} == {2}
     marks = [tuple(name for name in ("T1w", "T2w", "T1ce") if line[name]) for line in lines]
     assert marks == subsets_of(("T1w", "T2w", "T1ce"))
-    psnr = {row["method"]: row["value"] for row in rows if (row["case"], row["metric"]) == ("P05", "psnr")}
+    psnr = {row.method: row.value for row in rows if (row.case, row.metric) == ("P05", "psnr")}
     assert len(set(psnr.values())) == 7  # each subset gives another image
-    whole = pipeline.evaluate([runs["milr"]], data)
-    assert [row["value"] for row in whole] == [row["value"] for row in rows if row["method"] == "T1w+T2w+T1ce"]
+    whole = pipeline.evaluate([runs["milr"]], data).rows
+    assert [row.value for row in whole] == [row.value for row in rows if row.method == "T1w+T2w+T1ce"]
 
 
 def test_a_row_for_each_target(runs: Mapping[str, Path], data: Path) -> None:
     rows, _ = score(runs["two"], data, None, split="held-out", protocol="whole-volume")
     lines = table(rows)
     assert [(line["target"], line["subjects"]) for line in lines] == [("FLAIR", 3), ("T1ce", 3)] * 3
-    assert {row["protocol"] for row in rows} == {"whole-volume"}
+    assert {row.protocol for row in rows} == {"whole-volume"}
 
 
 @pytest.mark.parametrize(
@@ -142,12 +143,12 @@ def test_a_run_each_is_trained_once(
     assert watch.trained == names[:-1]  # the run itself stands for all of its sources
     lines = table(rows)
     assert len(lines) == 7 and {line["runs"] for line in lines} == {EACH}
-    assert list(dict.fromkeys(row["method"] for row in rows)) == [f"{EACH}: {name}" for name in names]
+    assert list(dict.fromkeys(row.method for row in rows)) == [f"{EACH}: {name}" for name in names]
     found = sorted(RunFolder.open(path).config.sources for path in tmp_path.glob("*/run"))
     assert found == sorted(subsets_of(("T1w", "T2w", "T1ce"))[:-1])
     assert {RunFolder.open(path).split.test for path in tmp_path.glob("*/run")} == {("P05", "P06")}
-    whole = pipeline.evaluate([runs["linear"]], data)
-    assert [row["value"] for row in rows if row["method"].endswith("T1w+T2w+T1ce")] == [row["value"] for row in whole]
+    whole = pipeline.evaluate([runs["linear"]], data).rows
+    assert [row.value for row in rows if row.method.endswith("T1w+T2w+T1ce")] == [row.value for row in whole]
     # FLAIR is a function of T2w most of all
     mean = {line["method"]: line["mean"] for line in summary(rows, "psnr")}
     assert mean[f"{EACH}: T2w"] > mean[f"{EACH}: T1w"] and mean[f"{EACH}: T1w+T2w"] > mean[f"{EACH}: T2w"]
@@ -158,9 +159,7 @@ def test_a_run_each_is_trained_once(
     assert again == rows and watch.trained == []
 
 
-def summary(rows: list[dict[str, Any]], metric: str) -> list[dict[str, Any]]:
-    from synthmr.evaluate.table import summarise
-
+def summary(rows: list[Score], metric: str) -> list[dict[str, Any]]:
     return [row for row in summarise(rows) if row["metric"] == metric]
 
 
@@ -223,10 +222,9 @@ def test_frozen_parts_of_an_extended_run_learn_in_runs_of_their_own() -> None:
 # --- table, gains, plot -------------------------------------------------------------------------------------------------
 
 
-def rows_of(values: Mapping[str, list[float]], metric: str = "psnr", contrast: str = "FLAIR") -> list[dict[str, Any]]:
-    head = {"contrast": contrast, "protocol": "masked-volume", "metric": metric}
+def rows_of(values: Mapping[str, list[float]], metric: str = "psnr", contrast: str = "FLAIR", region: str = "brain") -> list[Score]:
     return [
-        {**head, "case": f"P{i}", "method": method, "value": value}
+        Score(f"P{i}", "", method, contrast, "masked-volume", region, metric, value)
         for method, each in values.items()
         for i, value in enumerate(each)
     ]
@@ -254,7 +252,7 @@ def test_gains_compare_what_can_be_compared() -> None:
     found = gains(rows_of(both))
     assert [(line["runs"], line["to"]) for line in found] == [(ONE, "a"), (ONE, "b"), (EACH, "a")]
     assert found[2]["better in"] == "1 of 1"  # over the subjects that both have
-    apart = rows_of({"a": [1.0]}) + [{**row, "case": "other"} for row in rows_of({"a+b": [2.0]})]
+    apart = rows_of({"a": [1.0]}) + [replace(row, case="other", subject="other") for row in rows_of({"a+b": [2.0]})]
     assert gains(apart) == []
     odd = gains(rows_of({"a": [math.inf], "a+b": [math.inf]}))
     assert odd[0]["change of psnr"] == "+nan" and odd[0]["better in"] == "0 of 1"
@@ -270,7 +268,7 @@ def test_table_has_the_same_columns_in_every_row() -> None:
 
 def test_main_metric() -> None:
     assert main_metric(rows_of(VALUES, "ssim") + rows_of(VALUES, "psnr")) == "psnr"
-    assert main_metric(rows_of(VALUES, "ssim@lesion") + rows_of(VALUES, "psnr@lesion")) == "psnr@lesion"
+    assert main_metric(rows_of(VALUES, "ssim", region="lesion") + rows_of(VALUES, region="lesion")) == "psnr"
     assert main_metric(rows_of(VALUES, "ssim")) == "ssim"
     assert main_metric(rows_of(VALUES, "dice_WT", "segmentation") + rows_of(VALUES, "mae")) == "mae"
 

@@ -154,6 +154,7 @@ class PreparedCase:
         history: the steps applied, in order, each {"step": name, **parameters}; plain JSON data. `synthmr.prepare`
             inverts them.
         normalizers: contrast -> {"name": ..., **parameters}: the normaliser's parameters for that image.
+        given: the images that a prediction may be made from, whose voxels gave mask and box; the others are truth. Empty: all.
     """
 
     name: str
@@ -163,6 +164,7 @@ class PreparedCase:
     affine: np.ndarray
     history: tuple[dict[str, Any], ...] = ()
     normalizers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    given: tuple[str, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:

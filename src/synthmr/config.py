@@ -27,15 +27,13 @@ class PrepareConfig:
     """How volumes become arrays. `synthmr.prepare` documents the steps.
 
     Attributes:
-        plane: axial, coronal or sagittal: the slices that a 2-D method sees.
         mask: auto (file, else non-zero voxels of skull-stripped images, else Otsu), file, nonzero or otsu.
         margin: voxels kept around the brain's bounding box.
         normalizer: of the target contrasts: minmax, percentile, zscore, mean or nyul.
-        source_normalizer: of the source contrasts; empty means the same as `normalizer`.
+        source_normalizer: of contrasts that are sources alone; empty means the same as `normalizer`.
         percentile: upper percentile of the brain's voxels that `percentile` maps to +1.
     """
 
-    plane: str = "axial"
     mask: str = "auto"
     margin: int = 2
     normalizer: str = "percentile"
@@ -48,28 +46,36 @@ class SampleConfig:
     """What one training sample is.
 
     Attributes:
-        mode: slices (whole slices), patches (random windows of `patch`) or tiles (the regular overlapping windows of
-            `patch` that cover the centre crop `crop`; Hi-Net's four 128x128 patches of 160x180).
+        mode: slices (whole slices), patches (random windows of `patch`), tiles (the regular overlapping windows of
+            `patch` that cover the centre crop `crop`; Hi-Net's four 128x128 patches of 160x180) or boxes (random windows of `box`,
+            for methods that work in three dimensions).
+        plane: axial, coronal or sagittal: the slices that a method of two dimensions sees.
         crop: (H, W) of the centre crop in voxels; (0, 0) means the smallest size that holds every training brain.
         patch: (H, W) of patches and tiles, in voxels.
-        min_brain: slices whose share of brain pixels in the crop is below this are not drawn.
+        box: (X, Y, Z) of boxes, in voxels.
+        min_brain: slices whose share of brain pixels in the crop is below this are not drawn; boxes are drawn anew.
         batch: samples a step (on each device).
         resize: (H, W) that each slice's crop is resized to (mode slices alone, with a crop); (0, 0) keeps the voxel size.
         middle: only this many slices in the middle of each brain are drawn; 0 draws all.
-        labelled: draw only slices with a labelled pixel: on, off, or auto (where every case has a segmentation).
+        labelled: draw only slices or boxes with a labelled pixel: on, off, or auto (where every case has a segmentation).
         paired: whether the targets of a sample show the anatomy of its sources: on, off (they come from another subject,
             always) or auto (off for methods that can train unpaired).
+        subsets: which of its sources a sample shows: all, drawn (all or a random subset; for methods that take any) or auto (drawn
+            where the method asks for it, or a contrast is both source and target; then the truth is never shown).
     """
 
     mode: str = "slices"
+    plane: str = "axial"
     crop: tuple[int, int] = (0, 0)
     patch: tuple[int, int] = (128, 128)
+    box: tuple[int, int, int] = (64, 64, 64)
     min_brain: float = 0.05
     batch: int = 8
     resize: tuple[int, int] = (0, 0)
     middle: int = 0
     labelled: str = "off"
     paired: str = "auto"
+    subsets: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -163,12 +169,13 @@ class RunConfig:
     """Everything that decides what a run computes.
 
     Attributes:
-        method: a name of `synthmr methods`.
+        method: a name of `synthmr methods`, or of a class that `code` says where to find.
         preset: the preset that `options` and the sections started from.
         sources: canonical contrast names that go in.
         targets: canonical contrast names that come out.
         seed: of every random number of the run.
         options: the method's own dataclass (a mapping until the method is known).
+        code: ``/path/to/file.py:Class`` or ``package.module:Class`` of a method that is no installed one; else empty.
     """
 
     method: str
@@ -181,9 +188,18 @@ class RunConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     options: Any = None
+    code: str = ""
+
+    @property
+    def method_word(self) -> str:
+        """What finds the method's class: `code`, or its name."""
+        return self.code or self.method
 
 
 SECTIONS = ("prepare", "sample", "augment", "train", "options")
+
+#: section.key of older runs -> what it is called now
+RENAMED = {"train.level": "train.brightness", "prepare.plane": "sample.plane"}
 
 
 def check_resize(sample: SampleConfig, divisor: int) -> None:
@@ -314,6 +330,8 @@ def parse_settings(pairs: Sequence[str], options: type) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UsageError(f"--set {pair!r} is not of the form key=value; write for example --set train.lr=1e-3.")
+        if key in RENAMED:
+            raise UsageError(f"--set {key} is called {RENAMED[key]} now; write --set {RENAMED[key]}={value}.")
         matches = [name for name in known if key in (name, name.partition(".")[2])]
         if key in known:
             matches = [key]

@@ -19,6 +19,7 @@ from synthmr.io.files import sha256_array
 from synthmr.io.grid import REGISTER_FIX, Grid, grid_difference
 from synthmr.io.naming import some
 from synthmr.io.nifti import load, read_grid
+from synthmr.prepare.mask import otsu_threshold
 
 #: a volume counts as skull-stripped where at least this share of its voxels is exactly 0 ...
 STRIPPED = 0.2
@@ -283,14 +284,12 @@ def find_foreground(array: np.ndarray) -> tuple[np.ndarray, bool]:
     Returns:
         (mask ``(X, Y, Z)`` bool, whether the volume is skull-stripped).
     """
-    from skimage.filters import threshold_otsu
-
     nonzero = array != 0
     if nonzero.mean() < 1 - STRIPPED and _border(nonzero).mean() < BORDER:
         return nonzero, True
     # the square root keeps bright fat and fluid from deciding the threshold
     compressed = np.sqrt(array - array.min())
-    return compressed > threshold_otsu(compressed[::2, ::2, ::2].ravel()), False
+    return compressed > otsu_threshold(compressed[::2, ::2, ::2]), False
 
 
 def _border(mask: np.ndarray) -> np.ndarray:

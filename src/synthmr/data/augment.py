@@ -1,6 +1,7 @@
 """Random changes of a training batch: cheap, vectorised, seeded.
 
-Spatial changes act on every image, mask and labels alike. Intensity changes act on the sources alone, inside the brain, on
+Spatial changes act on every image, mask and labels alike: in the plane of slices (and of their neighbours, all by one map), or in
+three dimensions of boxes. Intensity changes act on the sources alone, inside the brain, on
 the unit scale ``u = (x - background) / (top - background)`` of the normaliser, where air is 0 and the upper end of the
 range is 1; the background stays what it is, bit for bit. With everything off the batch is returned as it came.
 """
@@ -33,9 +34,9 @@ def augment(
     """Change a batch at random.
 
     Args:
-        batch: images ``(B, 1, H, W)``, mask given.
+        batch: images ``(B, C, *S)``, mask given, with a channel for each of the images' or one.
         config: what may change, and by how much.
-        sources: the contrasts whose intensities change; the others are targets.
+        sources: the contrasts whose intensities change, in the samples that show them; the others are targets, and stay.
         low: contrast -> ``(B,)`` normalised background.
         high: contrast -> ``(B,)`` normalised top of the range.
         generator: of every random number.
@@ -46,7 +47,9 @@ def augment(
         images = dict(batch.images)
         for name in sorted(sources):
             if name in images:
-                images[name] = _intensity(images[name], batch.mask, config, low[name], high[name], generator)
+                changed = _intensity(images[name], batch.mask, config, low[name], high[name], generator)
+                shown = batch.given(name)
+                images[name] = changed if bool(shown.all()) else torch.where(_spread(shown, changed), changed, images[name])
         batch = replace(batch, images=images)
     return batch
 
@@ -54,6 +57,11 @@ def augment(
 def _uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     """Uniform in [-1, 1]."""
     return torch.rand(tuple(shape), generator=generator) * 2 - 1
+
+
+def _spread(values: Tensor, like: Tensor) -> Tensor:
+    """``(B,)`` -> ``(B, 1, ...)``, of as many dimensions as ``like``."""
+    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 def _spatial(
@@ -66,14 +74,13 @@ def _spatial(
     grid = _grid(batch, config, generator) if warp else None
 
     def move(image: Tensor, fill: Tensor | None, labels: bool = False) -> Tensor:
-        # the first in-plane axis of axial and coronal slices runs left to right (see synthmr.case)
-        image = torch.where(flips.view(-1, 1, 1, 1), image.flip(2), image)
+        # the first axis of boxes, and of axial and coronal slices, runs left to right (see synthmr.case)
+        image = torch.where(_spread(flips, image), image.flip(2), image)
         if grid is None:
             return image
         if labels:
             return F.grid_sample(image.float(), grid, mode="nearest", align_corners=False).to(image.dtype)
-        level = torch.zeros(count) if fill is None else fill
-        level = level.view(-1, 1, 1, 1)
+        level = _spread(torch.zeros(count) if fill is None else fill, image)
         return F.grid_sample(image - level, grid, mode="bilinear", align_corners=False) + level
 
     moved = batch.with_labels(lambda labels: move(labels, None, labels=True))
@@ -83,12 +90,14 @@ def _spatial(
         brain = moved.mask if name in sources else moved.target_brain
         if brain is not None and grid is not None:
             # interpolation leaks brain over its border: outside the moved mask is background again
-            images[name] = torch.where(brain, images[name], low[name].view(-1, 1, 1, 1))
+            images[name] = torch.where(brain, images[name], _spread(low[name], image))
     return replace(moved, images=images)
 
 
 def _grid(batch: Batch, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Sampling grid ``(B, H, W, 2)`` of a random rotation, scaling and shift about the centre, in voxels."""
+    """Sampling grid ``(B, *S, dimensions)`` of a random rotation, scaling and shift about the centre, in voxels."""
+    if batch.dims == 3:
+        return _grid_of_boxes(batch, config, generator)
     count, _, height, width = next(iter(batch.images.values())).shape
     angle = _uniform((count,), generator) * math.radians(config.rotate)
     zoom = 1 + _uniform((count,), generator) * config.scale
@@ -103,27 +112,46 @@ def _grid(batch: Batch, config: AugmentConfig, generator: torch.Generator) -> Te
     return F.affine_grid(theta, [count, 1, height, width], align_corners=False)
 
 
+def _grid_of_boxes(batch: Batch, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Sampling grid ``(B, X, Y, Z, 3)``: a rotation about each axis in turn, one scaling, a shift along each axis."""
+    count, _, *edges = next(iter(batch.images.values())).shape
+    angles = _uniform((count, 3), generator) * math.radians(config.rotate)
+    zoom = 1 + _uniform((count,), generator) * config.scale
+    shift = _uniform((count, 3), generator) * config.shift
+    turn = torch.eye(3).repeat(count, 1, 1)
+    for axis, (one, two) in enumerate(((1, 2), (0, 2), (0, 1))):
+        step = torch.eye(3).repeat(count, 1, 1)
+        cos, sin = angles[:, axis].cos(), angles[:, axis].sin()
+        step[:, one, one], step[:, two, two], step[:, one, two], step[:, two, one] = cos, cos, -sin, sin
+        turn = turn @ step
+    size = torch.tensor(edges, dtype=torch.float32)
+    # voxels -> half sizes of the box; and grid coordinates come in reverse order of the axes
+    theta = turn / zoom.view(-1, 1, 1) * size[None, None, :] / size[None, :, None]
+    theta = torch.cat([theta.flip(1, 2), (2 * shift / size).flip(1)[:, :, None]], dim=2)
+    return F.affine_grid(theta, [count, 1, *edges], align_corners=False)
+
+
 def _intensity(
     image: Tensor, mask: Tensor | None, config: AugmentConfig, low: Tensor, high: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Curve, gamma, gain, bias field and noise of one source ``(B, 1, H, W)``, in that order."""
-    count, _, height, width = image.shape
-    bottom = low.view(-1, 1, 1, 1)
-    span = (high - low).view(-1, 1, 1, 1)
+    """Curve, gamma, gain, bias field and noise of one source ``(B, C, *S)``, in that order."""
+    count, _, *edges = image.shape
+    one = (count, *[1] * (image.dim() - 1))
+    bottom, span = _spread(low, image), _spread(high - low, image)
     unit = (image - bottom) / span
     if config.curve:
         unit = torch.lerp(unit, _curve(unit, generator), config.curve)
     if config.gamma:
-        exponent = torch.exp2(_uniform((count, 1, 1, 1), generator) * config.gamma)
+        exponent = torch.exp2(_uniform(one, generator) * config.gamma)
         unit = torch.where(unit > 0, unit.clamp(min=1e-6) ** exponent, unit)
     if config.gain:
-        unit = unit * (1 + _uniform((count, 1, 1, 1), generator) * config.gain)
+        unit = unit * (1 + _uniform(one, generator) * config.gain)
     if config.bias:
-        cells = _uniform((count, 1, BIAS_CELLS, BIAS_CELLS), generator)
-        field = F.interpolate(cells, size=(height, width), mode="bilinear", align_corners=True)
+        cells = _uniform((count, 1, *[BIAS_CELLS] * len(edges)), generator)
+        field = F.interpolate(cells, size=edges, mode="bilinear" if len(edges) == 2 else "trilinear", align_corners=True)
         unit = unit * (1 + field * config.bias)
     if config.noise:
-        sd = torch.rand((count, 1, 1, 1), generator=generator) * config.noise
+        sd = torch.rand(one, generator=generator) * config.noise
         unit = unit + torch.randn(unit.shape, generator=generator) * sd
     changed = unit * span + bottom
     return torch.where(mask, changed, image) if mask is not None else changed

@@ -1,4 +1,4 @@
-"""Training batches from a store: which slices or windows, in which order, and a thread that keeps ahead of the step.
+"""Training batches from a store: which slices, windows or boxes, in which order, and which contrasts they show.
 
 ``Sampler.batch(step)`` is a pure function of (seed, step, rank): a resumed run draws what an uninterrupted one would.
 Every epoch is a permutation of all samples, shared out over the ranks.
@@ -6,30 +6,39 @@ Every epoch is a permutation of all samples, shared out over the ranks.
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from synthmr.batch import Batch
+from synthmr.case import plane_axis
 from synthmr.config import AugmentConfig, SampleConfig, check_resize
 from synthmr.data.augment import augment
+from synthmr.data.mix import Mixer
+from synthmr.data.reader import Reader
 from synthmr.data.resize import resize_batch
-from synthmr.data.store import Store, StoredCase
+from synthmr.data.subsets import draw_shown, is_drawn
+from synthmr.data.windows import (
+    Window,
+    box_within,
+    brain_voxel,
+    coords_of_boxes,
+    coords_of_slices,
+    labelled_voxels,
+    slice_extent,
+    slice_window,
+    tile_starts,
+)
 from synthmr.errors import DataError, UsageError, did_you_mean
 from synthmr.io.naming import some
 
-MODES = ("slices", "patches", "tiles")
+MODES = ("slices", "patches", "tiles", "boxes")
 
-#: of `AugmentConfig.mix`: quantiles that are matched, largest strength, room above the normaliser's top
-MIX_QUANTILES = np.concatenate([[0.0], np.linspace(0.02, 0.98, 17), [0.995, 1.0]])
-MIX_BEYOND, MIX_HEADROOM = 1.3, 0.25
+#: draws of a box until one holds enough brain; the best of them is taken where none does
+TRIES = 20
 
 
 def round_up(value: int, divisor: int) -> int:
@@ -37,22 +46,12 @@ def round_up(value: int, divisor: int) -> int:
     return -(-value // divisor) * divisor
 
 
-def tile_starts(size: int, tile: int) -> list[int]:
-    """First pixels of the fewest equal steps of tiles that cover ``size``; neighbours overlap."""
-    if tile >= size:
-        return [0]
-    count = -(-size // tile)
-    return [round(k * (size - tile) / (count - 1)) for k in range(count)]
-
-
 class Sampler:
     """Draws batches from a store.
 
     Args:
-        store: the prepared cohort.
+        reader: the prepared cohort as the run reads it.
         names: cases to draw from.
-        sources: contrasts that go in.
-        targets: contrasts that come out.
         sample: what a sample is.
         augment: random changes.
         seed: of everything drawn.
@@ -60,19 +59,19 @@ class Sampler:
         rank: of this process.
         world: number of processes.
         paired: if False, the targets of a sample come from another subject than its sources, always.
+        neighbours: slices on either side that come as channels, too.
+        draws: whether the method asks for random subsets of its sources, where ``sample.subsets`` is auto.
 
     Raises:
-        UsageError: unknown mode, an empty batch, or a patch or resize that the method cannot take.
+        UsageError: unknown mode, an empty batch, or a patch, box or resize that the method cannot take.
         DataError: no case, no eligible slice, no segmentation where labelled slices are asked for, or fewer than two subjects
             where samples are unpaired.
     """
 
     def __init__(
         self,
-        store: Store,
+        reader: Reader,
         names: Sequence[str],
-        sources: Sequence[str],
-        targets: Sequence[str],
         sample: SampleConfig,
         augment: AugmentConfig,
         seed: int,
@@ -80,6 +79,8 @@ class Sampler:
         rank: int = 0,
         world: int = 1,
         paired: bool = True,
+        neighbours: int = 0,
+        draws: bool = False,
     ) -> None:
         if sample.mode not in MODES:
             raise UsageError(f"unknown sample.mode {sample.mode!r}: {did_you_mean(sample.mode, MODES)}")
@@ -87,22 +88,31 @@ class Sampler:
             raise UsageError(f"sample.batch={sample.batch}: a batch holds at least one sample.")
         if not names:
             raise DataError("there is no case to draw training samples from; the split's training part is empty.")
-        self.cases: list[StoredCase] = [store[name] for name in names]
-        self.sources, self.targets = tuple(sources), tuple(targets)
+        self.reader, self.names = reader, tuple(names)
+        self.sources, self.targets = reader.sources, reader.targets
+        self.contrasts = tuple(dict.fromkeys((*self.sources, *self.targets)))
+        self.boxes = sample.mode == "boxes"
+        self.axis = plane_axis(sample.plane)
+        self.neighbours = 0 if self.boxes else neighbours
         # a sagittal slice has no left and right: the mirrored brain shows the same slice elsewhere
-        self.sample, self.augment_config = sample, replace(augment, flip=0.0) if store.config.plane == "sagittal" else augment
+        flat = sample.plane == "sagittal" and not self.boxes
+        self.sample, self.augment_config = sample, replace(augment, flip=0.0) if flat else augment
         self.seed, self.rank, self.world, self.paired = seed, rank, world, paired
-        self.crop = self._crop_size(divisor)
-        self.size = self.crop if sample.mode == "slices" else self._patch_size(divisor)
+        self._shared = bool(set(self.sources) & set(self.targets))
+        self._drawn = is_drawn(sample.subsets, draws or self._shared)
+        self._segmented = all(reader.segmented(name) for name in self.names)
+        self.crop = (0, 0) if self.boxes else self._crop_size(divisor)
+        self.size = self._window_size(divisor)
         self.labelled = self._draws_labelled()
-        self._samples = self._list_samples()
+        self._samples = self._list_boxes() if self.boxes else self._list_samples()
         if not len(self._samples):
             raise DataError(
-                f"no slice of {len(self.cases)} cases has a brain share of sample.min_brain={sample.min_brain:g}"
+                f"no {'box' if self.boxes else 'slice'} of {len(self.names)} cases has a brain share of"
+                f" sample.min_brain={sample.min_brain:g}"
                 + (" and a labelled pixel; lower it, or use --set sample.labelled=off." if self.labelled else "; lower it.")
             )
-        people = {person: number for number, person in enumerate(dict.fromkeys(store.subject(name) for name in names))}
-        self._subject = np.asarray([people[store.subject(name)] for name in names])[self._samples[:, 0]]
+        people = {person: number for number, person in enumerate(dict.fromkeys(reader.subject(name) for name in names))}
+        self._subject = np.asarray([people[reader.subject(name)] for name in names])[self._samples[:, 0]]
         count = len(np.unique(self._subject))
         if not paired and count < 2:
             raise DataError(
@@ -110,14 +120,21 @@ class Sampler:
                 " a method on pairs (imt, milr, unet)."
             )
         self._orders: dict[int, np.ndarray] = {}
-        self._tables: dict[tuple[int, str], np.ndarray] = {}
+        self._mixer = Mixer(reader, self.names, sample.plane, self.augment_config.mix)
+
+    # --- what there is to draw
+
+    def _slice_shape(self, name: str) -> tuple[int, int]:
+        """(H, W) of the slices of a case."""
+        height, width = (edge for axis, edge in enumerate(self.reader.shape(name)) if axis != self.axis)
+        return height, width
 
     def _crop_size(self, divisor: int) -> tuple[int, int]:
         if self.sample.crop != (0, 0):
             height, width = self.sample.crop
         else:
-            height = max(case.mask.shape[1] for case in self.cases)
-            width = max(case.mask.shape[2] for case in self.cases)
+            shapes = [self._slice_shape(name) for name in self.names]
+            height, width = max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)
         if self.sample.resize != (0, 0):
             check_resize(self.sample, divisor)
             return height, width
@@ -125,11 +142,14 @@ class Sampler:
             return round_up(height, divisor), round_up(width, divisor)
         return max(height, self.sample.patch[0]), max(width, self.sample.patch[1])
 
-    def _patch_size(self, divisor: int) -> tuple[int, int]:
-        height, width = self.sample.patch
-        if height % divisor or width % divisor:
-            raise UsageError(f"sample.patch={height},{width} must be multiples of {divisor} for this method.")
-        return height, width
+    def _window_size(self, divisor: int) -> tuple[int, ...]:
+        """Spatial size of a sample before `SampleConfig.resize`."""
+        if self.sample.mode == "slices":
+            return self.crop
+        word, size = ("box", self.sample.box) if self.boxes else ("patch", self.sample.patch)
+        if any(edge % divisor for edge in size):
+            raise UsageError(f"sample.{word}={','.join(map(str, size))} must be multiples of {divisor} for this method.")
+        return tuple(size)
 
     def _list_samples(self) -> np.ndarray:
         """``(N, 4)`` int: case, slice, first row and first column of the window in the crop (-1: drawn at random)."""
@@ -141,34 +161,45 @@ class Sampler:
             windows = [(0, 0)] if self.sample.mode == "slices" else [(-1, -1)]
         listed = [
             (index, number, *window)
-            for index, case in enumerate(self.cases)
-            for number in self._eligible(case, max(self.sample.min_brain * area, 1))
+            for index, name in enumerate(self.names)
+            for number in self._eligible(name, max(self.sample.min_brain * area, 1))
             for window in windows
         ]
         return np.asarray(listed, dtype=np.int64).reshape(-1, 4)
 
-    def _eligible(self, case: StoredCase, least: float) -> np.ndarray:
+    def _list_boxes(self) -> np.ndarray:
+        """``(N, 4)`` int: case, and -1 for what is drawn at random; each case as often as its brain is larger than a box."""
+        listed = []
+        for index, name in enumerate(self.names):
+            if self.labelled and not len(labelled_voxels(self.reader, name)):
+                continue
+            voxels = int(self.reader.brain_slices(name, "axial").sum())
+            listed += [(index, -1, -1, -1)] * -(-voxels // int(np.prod(self.size)))
+        return np.asarray(listed, dtype=np.int64).reshape(-1, 4)
+
+    def _eligible(self, name: str, least: float) -> np.ndarray:
         """Numbers of the slices of a case that are drawn: with ``least`` brain pixels, in the middle, labelled, as asked for."""
-        brain = case.brain if self._holds(case) else self._in_crop(case.mask).sum(axis=(1, 2), dtype=int)
+        whole = all(edge >= size for edge, size in zip(self.crop, self._slice_shape(name), strict=True))
+        brain = self.reader.brain_slices(name, self.sample.plane)
+        if not whole:
+            brain = self._in_crop(self.reader.mask(name)).sum(axis=(1, 2), dtype=int)
         numbers = np.flatnonzero(brain >= least)
         if self.sample.middle and len(numbers) > self.sample.middle:
             first = (len(numbers) - self.sample.middle) // 2
             numbers = numbers[first : first + self.sample.middle]
-        if self.labelled and case.segmentation is not None:
-            numbers = numbers[(self._in_crop(case.segmentation)[numbers] > 0).any(axis=(1, 2))]
+        labels = self.reader.segmentation(name) if self.labelled else None
+        if labels is not None:
+            numbers = numbers[(self._in_crop(labels)[numbers] > 0).any(axis=(1, 2))]
         return numbers
 
-    def _holds(self, case: StoredCase) -> bool:
-        """Whether the crop holds whole slices of a case."""
-        return all(whole >= size for whole, size in zip(self.crop, case.mask.shape[1:], strict=True))
-
-    def _in_crop(self, stored: np.ndarray) -> np.ndarray:
-        """``(S, h, w)``: slices ``(S, H, W)`` inside the centred crop."""
+    def _in_crop(self, volume: np.ndarray) -> np.ndarray:
+        """``(S, h, w)``: slices of ``(X, Y, Z)`` inside the centred crop."""
+        slices = np.moveaxis(volume, self.axis, 0)
         rows, columns = (
             slice(max((size - whole) // 2, 0), max((size - whole) // 2, 0) + whole)
-            for whole, size in zip(self.crop, stored.shape[1:], strict=True)
+            for whole, size in zip(self.crop, slices.shape[1:], strict=True)
         )
-        return np.asarray(stored[:, rows, columns])
+        return np.asarray(slices[:, rows, columns])
 
     def _draws_labelled(self) -> bool:
         """What ``sample.labelled`` comes to for these cases.
@@ -176,13 +207,15 @@ class Sampler:
         Raises:
             DataError: it is on and a case has no segmentation.
         """
-        bare = [case.name for case in self.cases if case.segmentation is None]
+        bare = [name for name in self.names if not self.reader.segmented(name)]
         if self.sample.labelled == "on" and bare:
             raise DataError(
-                f"sample.labelled=on, but {len(bare)} of {len(self.cases)} training cases have no segmentation ({some(bare)});"
+                f"sample.labelled=on, but {len(bare)} of {len(self.names)} training cases have no segmentation ({some(bare)});"
                 " add them, or use --set sample.labelled=off."
             )
         return self.sample.labelled != "off" and not bare
+
+    # --- what a step draws
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -206,7 +239,7 @@ class Sampler:
         return [int(self._order(position // count)[position % count]) for position in range(first, first + self.sample.batch)]
 
     def chosen(self, step: int) -> np.ndarray:
-        """``(B, 4)``: case, slice, row and column of the samples of a step of this rank; windows of patches are still -1."""
+        """``(B, 4)``: case, slice, row and column of the samples of a step of this rank; what a batch draws is still -1."""
         return self._samples[self._picks(step)]
 
     def partners(self, step: int) -> np.ndarray:
@@ -218,199 +251,212 @@ class Sampler:
             found[same] = rng.integers(len(self._samples), size=int(same.sum()))
         return self._samples[found, :2]
 
+    # --- batches
+
     def batch(self, step: int) -> Batch:
-        """The batch of a step: images ``(B, 1, H, W)`` float32, masks, coords and, where every case has one, segmentation."""
+        """The batch of a step: images ``(B, C, *S)`` float32, which samples have and show them, masks, coords and, where every case
+        has one, segmentation."""
         rng = np.random.default_rng([self.seed, 12, step, self.rank])
-        chosen = self.chosen(step).copy()
-        random = chosen[:, 2] < 0
-        for column, (whole, part) in enumerate(zip(self.crop, self.size, strict=True)):
-            chosen[random, 2 + column] = rng.integers(0, whole - part + 1, size=int(random.sum()))
-        where = [(self.cases[index], int(number), int(row), int(column)) for index, number, row, column in chosen]
-        images = {name: self._gather(where, name) for name in self.sources}
-        mask = self._gather(where, "mask") > 0
+        windows, coords = self._boxes(step, rng) if self.boxes else self._slices(step, rng)
+        other = windows if self.paired else self._partner_windows(step, windows)
+        # neighbours have masks of their own, until every change is done
+        masks = self._masks(windows)
+        target_masks = masks if self.paired else self._masks(other)
+        present = {
+            name: np.array([self.reader.has(w.name, name) for w in (windows if name in self.sources else other)])
+            for name in self.contrasts
+        }
+        shown = self._shown(step, present)
+        images = {name: self._gather(windows, name, masks, present[name]) for name in self.sources}
         if self.augment_config.mix:
-            self._mix(images, mask, chosen[:, 0], np.random.default_rng([self.seed, 14, step, self.rank]))
-        other, target_mask = where, None
-        if not self.paired:
-            partners = self.partners(step)
-            other = [
-                (self.cases[index], int(number), row, column)
-                for (index, number), (_, _, row, column) in zip(partners, where, strict=True)
-            ]
-            target_mask = self._gather(other, "mask") > 0
-        images |= {name: self._gather(other, name) for name in self.targets}
-        labelled = all(case.segmentation is not None for case in self.cases)
+            given = {name: present[name] & shown.get(name, present[name]) for name in self.sources}
+            owners = np.array([window.case for window in windows])
+            self._mixer.mix(images, masks, given, owners, np.random.default_rng([self.seed, 14, step, self.rank]))
+        targets = [name for name in self.targets if name not in images]
+        images |= {name: self._gather(other, name, target_masks, present[name]) for name in targets}
         batch = Batch(
             images=images,
-            mask=mask,
-            target_mask=target_mask,
-            coords=self._coords(where),
-            segmentation=self._gather(where, "segmentation").long() if labelled else None,
+            present={name: torch.from_numpy(present[name]) for name in images},
+            shown={name: torch.from_numpy(flags) for name, flags in shown.items()},
+            mask=torch.from_numpy(masks),
+            target_mask=None if self.paired else torch.from_numpy(target_masks),
+            coords=coords,
+            segmentation=self._labels(windows) if self._segmented else None,
             paired=self.paired,
         )
         if self.sample.resize != (0, 0):
             batch = resize_batch(batch, self.sample.resize)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        low = {name: self._levels(where if name in self.sources else other, name, "background") for name in images}
-        high = {name: self._levels(where if name in self.sources else other, name, "top") for name in images}
-        return augment(batch, self.augment_config, self.sources, low, high, generator)
+        low = {name: self._levels(windows if name in self.sources else other, name, "background", 0.0) for name in images}
+        high = {name: self._levels(windows if name in self.sources else other, name, "top", 1.0) for name in images}
+        batch = augment(batch, self.augment_config, self.sources, low, high, generator)
+        return _lacking_is_zero(batch.with_labels(_middle) if self.neighbours else batch)
 
-    def _quantiles(self, index: int, name: str) -> np.ndarray:
-        """Quantiles of a source over a case's brain, from every fourth slice with brain; computed once."""
-        key = (index, name)
-        if key not in self._tables:
-            case = self.cases[index]
-            slices = np.flatnonzero(case.brain)[::4]
-            values = case.images[name][slices][case.mask[slices] > 0]
-            self._tables[key] = np.quantile(values.astype(np.float32), MIX_QUANTILES)
-        return self._tables[key]
+    def _slices(self, step: int, rng: np.random.Generator) -> tuple[list[Window], Tensor]:
+        """Windows of slices, and their coordinates."""
+        chosen = self.chosen(step).copy()
+        random = chosen[:, 2] < 0
+        for column, (whole, part) in enumerate(zip(self.crop, self.size, strict=True)):
+            chosen[random, 2 + column] = rng.integers(0, whole - part + 1, size=int(random.sum()))
+        depths = [self.reader.shape(self.names[index])[self.axis] for index in chosen[:, 0]]
+        return [self._slice(*map(int, row)) for row in chosen], coords_of_slices(chosen, depths, self.size, self.crop)
 
-    def _mix(self, images: dict[str, Tensor], mask: Tensor, owners: np.ndarray, rng: np.random.Generator) -> None:
-        """Move source intensities towards another case's distribution, in place; see `AugmentConfig.mix`."""
-        if len(self.cases) < 2:
-            return
-        for name in self.sources:
-            for row, index in enumerate(owners):
-                other, strength = (int(index) + int(rng.integers(1, len(self.cases)))) % len(self.cases), rng.uniform(0, MIX_BEYOND)
-                if rng.random() >= self.augment_config.mix:
-                    continue
-                case = self.cases[index]
-                mine, theirs = self._quantiles(index, name), self._quantiles(other, name)
-                moved = np.maximum.accumulate((1 - strength) * mine + strength * theirs)
-                low, high = case.background(name), case.top(name)
-                moved = np.clip(moved, low, high + MIX_HEADROOM * (high - low))
-                values, inside = images[name][row].numpy(), mask[row].numpy()
-                values[inside] = np.interp(values[inside], mine, moved)
+    def _slice(self, index: int, number: int, row: int, column: int) -> Window:
+        """The window of a slice and its neighbours whose first pixel in the crop is (row, column)."""
+        name = self.names[index]
+        edges = zip(self._slice_shape(name), self.crop, (row, column), strict=True)
+        corner = [(size - whole) // 2 + at for size, whole, at in edges]
+        start = slice_window(self.axis, number - self.neighbours, corner)
+        return Window(index, name, start, slice_extent(self.axis, 2 * self.neighbours + 1, self.size), number)
 
-    @staticmethod
-    def _levels(where: Sequence[tuple[StoredCase, int, int, int]], name: str, kind: str) -> Tensor:
-        return torch.tensor([getattr(case, kind)(name) for case, *_ in where], dtype=torch.float32)
+    def _boxes(self, step: int, rng: np.random.Generator) -> tuple[list[Window], Tensor]:
+        """Windows of boxes, and their coordinates."""
+        windows = [self._box(int(index), rng) for index in self.chosen(step)[:, 0]]
+        return windows, coords_of_boxes(windows, [self.reader.shape(window.name) for window in windows])
 
-    def _gather(self, where: Sequence[tuple[StoredCase, int, int, int]], name: str) -> Tensor:
-        """Windows of the centred crop, ``(B, 1, h, w)`` float32, background where the stored slice ends."""
-        height, width = self.size
-        out = np.empty((len(where), 1, height, width), np.float32)
-        for target, (case, number, row, column) in zip(out[:, 0], where, strict=True):
-            if name in ("mask", "segmentation"):
-                stored, fill = (case.mask if name == "mask" else case.segmentation), 0.0
-            else:
-                stored, fill = case.images[name], case.background(name)
-            if stored is None:
-                raise DataError(f"case {case.name} has no segmentation.")
-            copy_window(stored[number], target, self.crop, row, column, fill)
+    def _box(self, index: int, rng: np.random.Generator) -> Window:
+        """A box about a random voxel of the brain, or of a label where those are asked for, that holds enough brain."""
+        name, best, most = self.names[index], None, -1.0
+        labels = labelled_voxels(self.reader, name) if self.labelled else None
+        for _ in range(TRIES):
+            centre = brain_voxel(self.reader, name, rng) if labels is None else labels[int(rng.integers(len(labels)))]
+            window = box_within(index, name, centre, self.size, self.reader.shape(name))
+            share = float(self.reader.mask(name, window.start, window.size).mean()) if self.sample.min_brain else 1.0
+            if share > most:
+                best, most = window, share
+            if share >= self.sample.min_brain:
+                break
+        if best is None:
+            raise DataError(f"case {name} has no brain to draw a box from.")
+        return best
+
+    def _partner_windows(self, step: int, windows: Sequence[Window]) -> list[Window]:
+        """Windows of the targets of an unpaired step: at the place in the crop where the sources' are."""
+        partners = self.partners(step)
+        if self.boxes:
+            rng = np.random.default_rng([self.seed, 16, step, self.rank])
+            return [self._box(int(index), rng) for index, _ in partners]
+        found = []
+        for (index, number), window in zip(partners, windows, strict=True):
+            corner = [at for axis, at in enumerate(window.start) if axis != self.axis]
+            shape = self._slice_shape(window.name)
+            row, column = (at - (size - whole) // 2 for at, size, whole in zip(corner, shape, self.crop, strict=True))
+            found.append(self._slice(int(index), int(number), row, column))
+        return found
+
+    def _shown(self, step: int, present: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Which samples show which contrast; nothing where each shows all sources that it has, and none is a target."""
+        if not self._drawn and not self._shared:
+            return {}
+        rng = np.random.default_rng([self.seed, 15, step, self.rank])
+        shown = {name: np.zeros(self.sample.batch, bool) for name in self.contrasts}
+        for row in range(self.sample.batch):
+            there = [name for name in self.contrasts if present[name][row]]
+            for name in draw_shown(self.sources, self.targets, there, self._drawn, rng):
+                shown[name][row] = True
+        return shown
+
+    # --- reading
+
+    def _to_sample(self, cut: np.ndarray) -> np.ndarray:
+        """``(x, y, z)`` -> ``(C, *S)``."""
+        return cut[None] if self.boxes else np.moveaxis(cut, self.axis, 0)
+
+    def _masks(self, windows: Sequence[Window]) -> np.ndarray:
+        """``(B, C, *S)`` bool."""
+        return np.stack([self._to_sample(self.reader.mask(w.name, w.start, w.size)) for w in windows])
+
+    def _gather(self, windows: Sequence[Window], contrast: str, masks: np.ndarray, present: np.ndarray) -> Tensor:
+        """Windows of a contrast, ``(B, C, *S)`` float32: background beyond the brain, zeros where a case lacks the contrast."""
+        out = np.zeros(masks.shape, np.float32)
+        for row, window in enumerate(windows):
+            if present[row]:
+                mask = masks[row, 0] if self.boxes else np.moveaxis(masks[row], 0, self.axis)
+                out[row] = self._to_sample(self.reader.image(window.name, contrast, window.start, window.size, mask))
         return torch.from_numpy(out)
 
-    def _coords(self, where: Sequence[tuple[StoredCase, int, int, int]]) -> Tensor:
-        """``(B, 3)``: slice, row and column of the window's centre, -1 to 1 over the case and the crop."""
-        rows = []
-        for case, number, row, column in where:
-            depth = max(len(case.brain) - 1, 1)
-            centre = [
-                2 * (first + part / 2) / whole - 1 for first, part, whole in zip((row, column), self.size, self.crop, strict=True)
-            ]
-            rows.append([2 * number / depth - 1, *centre])
-        return torch.tensor(rows, dtype=torch.float32)
+    def _labels(self, windows: Sequence[Window]) -> Tensor:
+        """Labels of the middle slices, or of the boxes: ``(B, 1, *S)`` int64."""
+        found = []
+        for window in windows:
+            middle = window if self.boxes else window.middle(self.axis, self.neighbours)
+            labels = self.reader.segmentation(window.name, middle.start, middle.size)
+            if labels is None:
+                raise DataError(f"case {window.name} has no segmentation.")
+            found.append(self._to_sample(labels).astype(np.int64))
+        return torch.from_numpy(np.stack(found))
+
+    def _levels(self, windows: Sequence[Window], name: str, kind: str, absent: float) -> Tensor:
+        """``(B,)`` float32: background or top of a contrast in each sample; ``absent`` where a case lacks it."""
+        level = getattr(self.reader, kind)
+        levels = [level(w.name, name) if self.reader.has(w.name, name) else absent for w in windows]
+        return torch.tensor(levels, dtype=torch.float32)
 
 
-def copy_window(stored: np.ndarray, target: np.ndarray, crop: tuple[int, int], row: int, column: int, fill: float) -> None:
-    """Copy a window of the centred crop of a slice ``(H, W)`` into ``target`` ``(h, w)``; ``fill`` outside the slice."""
-    spans = []
-    for size, whole, first, part in zip(stored.shape, crop, (row, column), target.shape, strict=True):
-        begin = (size - whole) // 2 + first  # of the window, in the slice; negative where the crop is larger
-        low, high = max(begin, 0), min(begin + part, size)
-        spans.append((low, high, low - begin, high - begin))
-    (r0, r1, a0, a1), (c0, c1, b0, b1) = spans
-    if (r1 - r0, c1 - c0) != target.shape:
-        target.fill(fill)
-    if r1 > r0 and c1 > c0:
-        target[a0:a1, b0:b1] = stored[r0:r1, c0:c1]
+def _middle(labels: Tensor) -> Tensor:
+    """The mask or labels of the middle slice of ``(B, C, H, W)``."""
+    at = labels.shape[1] // 2
+    return labels[:, at : at + 1]
 
 
-def case_batch(store: Store, name: str, contrasts: Sequence[str], divisor: int = 1, most: int = 0) -> Batch:
+def _lacking_is_zero(batch: Batch) -> Batch:
+    """The batch with zeros where a sample lacks a contrast, whatever was done to it."""
+    images = dict(batch.images)
+    for name, flags in batch.present.items():
+        if not bool(flags.all()):
+            images[name] = images[name] * flags.view(-1, *[1] * (images[name].dim() - 1))
+    return replace(batch, images=images)
+
+
+def case_batch(
+    reader: Reader,
+    name: str,
+    contrasts: Sequence[str],
+    divisor: int = 1,
+    most: int = 0,
+    plane: str = "axial",
+    neighbours: int = 0,
+) -> Batch:
     """All brain slices of a case as one batch.
 
     Args:
-        store: the prepared cohort.
+        reader: the prepared cohort as the run reads it.
         name: the case.
-        contrasts: to take along.
+        contrasts: to take along; those that the case lacks are zeros.
         divisor: the slices are padded with background to its multiples.
         most: take at most this many slices, evenly spaced; 0 takes all.
+        plane: of the slices.
+        neighbours: slices on either side that come as channels, too.
     """
-    case = store[name]
-    slices = np.flatnonzero(case.brain > 0)
+    axis, brain = plane_axis(plane), reader.brain_slices(name, plane)
+    slices = np.flatnonzero(brain > 0)
     if most and len(slices) > most:
         slices = slices[np.linspace(0, len(slices) - 1, most).round().astype(int)]
-    size = (round_up(case.mask.shape[1], divisor), round_up(case.mask.shape[2], divisor))
+    height, width = (edge for each, edge in enumerate(reader.shape(name)) if each != axis)
+    size = (round_up(height, divisor), round_up(width, divisor))
 
-    def take(stored: np.ndarray, fill: float) -> Tensor:
-        out = np.full((len(slices), 1, *size), fill, np.float32)
-        out[:, 0, : stored.shape[1], : stored.shape[2]] = stored[slices]
-        return torch.from_numpy(out)
+    def taken(volume: np.ndarray, fill: float, beside: int) -> np.ndarray:
+        """``(B, C, H, W)``, padded at the far ends."""
+        stacked = np.moveaxis(volume, axis, 0)
+        out = np.full((len(slices), 2 * beside + 1, *size), fill, stacked.dtype)
+        for channel, step in enumerate(range(-beside, beside + 1)):
+            there = (slices + step >= 0) & (slices + step < len(stacked))
+            out[there, channel, :height, :width] = stacked[slices[there] + step]
+        return out
 
-    depth = torch.from_numpy(2 * slices / max(len(case.brain) - 1, 1) - 1).float()
+    images, present = {}, {}
+    for contrast in contrasts:
+        has = reader.has(name, contrast)
+        fill = reader.background(name, contrast) if has else 0.0
+        volume = reader.image(name, contrast) if has else np.zeros(reader.shape(name), np.float32)
+        images[contrast] = torch.from_numpy(taken(volume, fill, neighbours))
+        present[contrast] = torch.full((len(slices),), has)
+    labels = reader.segmentation(name)
+    depth = torch.from_numpy(2 * slices / max(len(brain) - 1, 1) - 1).float()
     return Batch(
-        images={contrast: take(case.images[contrast], case.background(contrast)) for contrast in contrasts},
-        mask=take(case.mask, 0) > 0,
+        images=images,
+        present=present,
+        mask=torch.from_numpy(taken(reader.mask(name), 0, 0)),
         coords=torch.stack([depth, torch.zeros_like(depth), torch.zeros_like(depth)], dim=1),
-        segmentation=take(case.segmentation, 0).long() if case.segmentation is not None else None,
+        segmentation=torch.from_numpy(taken(labels.astype(np.int64), 0, 0)) if labels is not None else None,
     )
-
-
-class Prefetcher:
-    """Iterates ``(step, Batch)`` while one background thread prepares the next ones; use it in a ``with`` block.
-
-    Attributes:
-        waited: seconds that the consumer has waited for data, the first batch not counted.
-    """
-
-    def __init__(self, sampler: Sampler, start: int, stop: int | None = None, depth: int = 2) -> None:
-        self.sampler, self.start, self.stop = sampler, start, stop
-        self.waited = 0.0
-        self._queue: queue.Queue[tuple[int, Batch | None, BaseException | None]] = queue.Queue(maxsize=depth)
-        self._halt = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="synthmr-prefetch", daemon=True)
-
-    def _work(self) -> None:
-        step = self.start
-        while not self._halt.is_set() and (self.stop is None or step < self.stop):
-            try:
-                item: tuple[int, Batch | None, BaseException | None] = (step, self.sampler.batch(step), None)
-            except BaseException as error:  # handed to the consumer, who raises it
-                item = (step, None, error)
-            if not self._put(item) or item[2] is not None:
-                return
-            step += 1
-        self._put((step, None, None))
-
-    def _put(self, item: tuple[int, Batch | None, BaseException | None]) -> bool:
-        while not self._halt.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def __enter__(self) -> Prefetcher:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._halt.set()
-        self._thread.join()
-
-    def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        if self._thread.ident is None:
-            raise RuntimeError("a Prefetcher is used in a with block: nothing would ever arrive")
-        first = True
-        while True:
-            begin = time.perf_counter()
-            step, batch, error = self._queue.get()
-            if not first:
-                self.waited += time.perf_counter() - begin
-            first = False
-            if error is not None:
-                raise error
-            if batch is None:
-                return
-            yield step, batch

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,15 +56,58 @@ class Split:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
 
-def make_split(cohort: Cohort, needed_contrasts: Sequence[str], seed: int = 0, fractions: Sequence[float] = FRACTIONS) -> Split:
-    """Split the cases that have all needed contrasts; all cases of a subject go to one part.
+@dataclass(frozen=True)
+class Need:
+    """What a run needs of its cases.
+
+    Attributes:
+        sources: contrasts that go in.
+        targets: contrasts that come out; some may be sources, too.
+        any_subset: the method runs with any of its sources, and trains on cases that lack some.
+        target: whether a case without any target teaches it nothing.
+    """
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...] = ()
+    any_subset: bool = False
+    target: bool = True
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """All contrasts of the run."""
+        return tuple(dict.fromkeys((*self.sources, *self.targets)))
+
+    def lacks(self, images: Collection[str], held_out: bool = False) -> str:
+        """Why a case cannot be used, a phrase after its name; empty where it can.
+
+        Complete cases can. Others where the method takes any subset of its sources: with a target and a source beside it, or, to
+        train a method that learns from sources alone, with two sources.
+
+        Args:
+            images: contrasts that the case has.
+            held_out: whether it is to be predicted and scored; else it is to train.
+        """
+        missing = [name for name in self.contrasts if name not in images]
+        if not missing:
+            return ""
+        if not self.any_subset:
+            return f"has no {', '.join(missing)}"
+        sources = [name for name in self.sources if name in images]
+        pairs = any(name != target for target in self.targets if target in images for name in sources)
+        if pairs or (not held_out and not self.target and len(sources) > 1):
+            return ""
+        return f"has no {', '.join(missing)}, so no target{' to score' if held_out else ''} with a source beside it"
+
+
+def make_split(cohort: Cohort, needed: Sequence[str] | Need, seed: int = 0, fractions: Sequence[float] = FRACTIONS) -> Split:
+    """Split the cases that a run can use; all cases of a subject go to one part.
 
     The cohort's own split (``splits.tsv``, a table's column) is taken where there is one; otherwise subjects are drawn
     by ``seed``. At least one subject is for training and one for validation; with two subjects there is no test part.
 
     Args:
         cohort: from `synthmr.io.index.index`.
-        needed_contrasts: sources and targets.
+        needed: contrasts that every case must have, or what a run needs.
         seed: of the draw.
         fractions: of the subjects for training, validation and test; they add up to 1.
 
@@ -74,23 +117,58 @@ def make_split(cohort: Cohort, needed_contrasts: Sequence[str], seed: int = 0, f
         UsageError: fractions that are no fractions.
     """
     _check_fractions(fractions)
-    needed = list(dict.fromkeys(needed_contrasts))
+    need = needed if isinstance(needed, Need) else Need(tuple(needed))
     usable: list[Case] = []
     left_out: list[str] = []
     for case in cohort.cases:
-        missing = [name for name in needed if name not in case.images]
-        if missing:
-            left_out.append(f"{case.name}: has no {', '.join(missing)}")
+        lacking = need.lacks(case.images, held_out=case.split in ("validation", "test"))
+        if lacking:
+            left_out.append(f"{case.name}: {lacking}")
         else:
             usable.append(case)
     if not usable:
+        what = ("a target beside a source of " if need.any_subset else "all of ") + ", ".join(need.contrasts)
         raise DataError(
-            f"no case of {cohort.root} has all of {', '.join(needed)} ({some(left_out)}); "
-            "choose other contrasts, or see `synthmr index` for what is there."
+            f"no case of {cohort.root} has {what} ({some(left_out)}); choose other contrasts, or see `synthmr index` for what is"
+            " there."
         )
-    if any(case.split for case in cohort.cases):
-        return _given(cohort, usable, left_out)
-    return _drawn(cohort, usable, left_out, seed, fractions)
+    split = (
+        _given(cohort, usable, left_out)
+        if any(case.split for case in cohort.cases)
+        else _drawn(cohort, usable, left_out, seed, fractions, need)
+    )
+    images = {case.name: case.images for case in usable}
+    unknown = [contrast for contrast in need.contrasts if not any(contrast in images[name] for name in split.train)]
+    if unknown:
+        raise DataError(
+            f"no training case of {cohort.root} has {', '.join(unknown)}, so nothing can be learnt of it; leave it out, or add"
+            " cases."
+        )
+    return split
+
+
+def usable_part(split: Split, need: Need, images: Callable[[str], Collection[str]]) -> Split:
+    """The part of a split that a run can use; a line says why for each case that it cannot.
+
+    Args:
+        split: of prepared cases.
+        need: what the run needs of its cases.
+        images: case -> contrasts that it has.
+    """
+    left_out = list(split.left_out)
+
+    def kept(part: str) -> tuple[str, ...]:
+        found = []
+        for name in split.part(part):
+            lacking = need.lacks(images(name), held_out=part != "train")
+            if lacking:
+                left_out.append(f"{name}: {lacking}")
+            else:
+                found.append(name)
+        return tuple(found)
+
+    train, validation, test = (kept(part) for part in SPLITS)
+    return replace(split, train=train, validation=validation, test=test, left_out=tuple(left_out))
 
 
 def _check_fractions(fractions: Sequence[float]) -> None:
@@ -121,12 +199,12 @@ def _given(cohort: Cohort, usable: Sequence[Case], left_out: list[str]) -> Split
     for name in ("train", "validation"):
         if not parts[name]:
             why = f" ({some(left_out)})" if left_out else ""
-            raise DataError(f"{source} leaves no {name} case that has all contrasts{why}; name at least one with split {name}.")
+            raise DataError(f"{source} leaves no {name} case that can be used{why}; name at least one with split {name}.")
     return Split(tuple(parts["train"]), tuple(parts["validation"]), tuple(parts["test"]), str(source), tuple(left_out))
 
 
-def _drawn(cohort: Cohort, usable: Sequence[Case], left_out: list[str], seed: int, fractions: Sequence[float]) -> Split:
-    """Draw subjects.
+def _drawn(cohort: Cohort, usable: Sequence[Case], left_out: list[str], seed: int, fractions: Sequence[float], need: Need) -> Split:
+    """Draw subjects; those of whom no case can be scored are for training.
 
     Raises:
         DataError: fewer than two subjects.
@@ -140,11 +218,23 @@ def _drawn(cohort: Cohort, usable: Sequence[Case], left_out: list[str], seed: in
         )
     order = [subjects[i] for i in np.random.default_rng([seed, _PURPOSE]).permutation(len(subjects))]
     validation, test = _counts(len(subjects), fractions)
-    part = dict.fromkeys(order[:validation], "validation")
-    part |= dict.fromkeys(order[validation : validation + test], "test")
+    scored = {case.subject for case in usable if not need.lacks(case.images, held_out=True)}
+    if len(scored) < 2:
+        raise DataError(
+            f"{cohort.root} has {len(scored)} subjects with a target ({', '.join(need.targets)}) and a source beside it; training"
+            " needs at least 2, one to train on and one to validate with. Add subjects."
+        )
+    held_out = [subject for subject in order if subject in scored][: min(validation + test, len(scored) - 1)]
+    part = dict.fromkeys(held_out[:validation], "validation")
+    part |= dict.fromkeys(held_out[validation:], "test")
     names: dict[str, list[str]] = {name: [] for name in SPLITS}
     for case in usable:
-        names[part.get(case.subject, "train")].append(case.name)
+        where = part.get(case.subject, "train")
+        lacking = need.lacks(case.images, held_out=where != "train")
+        if lacking:
+            left_out.append(f"{case.name}: {lacking}")
+        else:
+            names[where].append(case.name)
     return Split(tuple(names["train"]), tuple(names["validation"]), tuple(names["test"]), f"seed {seed}", tuple(left_out))
 
 

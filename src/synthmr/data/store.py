@@ -1,9 +1,9 @@
-"""The prepared cohort on disk: memory-mapped slices, cached by content.
+"""The prepared cohort on disk: every image, mask and label file once, cached by content, whatever a run makes of them.
 
-A case is a folder of ``.npy`` files, slice-major ``(S, H, W)``: float16 a contrast, uint8 the mask, the smallest integer
-type that holds them the labels, and ``case.json`` with the normalisers' parameters and the preparation history. Its name
-in the cache is the SHA-256 of the input files' bytes and of every setting that decides what comes out, so nothing stale is
-ever read, and adding a case prepares one case. Opening a store needs numpy alone: it can be copied to a machine that has no
+A store knows no roles, no plane and no normaliser: it holds scanner units (`synthmr.data.parts`), from which `synthmr.data.reader`
+gives a run what it asks for. Each image is cached on its own, under the SHA-256 of its file's bytes: runs that name other contrasts
+of a cohort share those that they have in common, an image that nobody asked for is neither read nor stored (and so stops no run),
+and adding a case or a contrast prepares just that. Opening a store needs numpy alone: it can be copied to a machine that has no
 imaging library.
 """
 
@@ -15,29 +15,45 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from synthmr.case import Case, Cohort, slice_major
-from synthmr.config import PrepareConfig, config_hash, from_dict, to_dict
+from synthmr.case import Case, Cohort
+from synthmr.config import PrepareConfig, config_hash, to_dict
+from synthmr.contrasts import CONTRASTS
+from synthmr.data.brains import Brain, Parts, fact_key, find_brain, fit, uses_file
+from synthmr.data.parts import (
+    DAMAGE,
+    PART_VERSION,
+    Bits,
+    Image,
+    Labels,
+    add_head,
+    damaged,
+    is_image,
+    is_whole,
+    open_image,
+    read_about,
+    write_image,
+)
+from synthmr.data.shelf import Shelf
 from synthmr.data.split import Split
 from synthmr.errors import DataError, UsageError
 from synthmr.io.files import atomic, sha256
-from synthmr.prepare import normalize
-from synthmr.prepare.case import PREPARE_VERSION, check_config, load_case, normalizer_of, oriented, prepare_case
-from synthmr.prepare.mask import brain_mask
+from synthmr.prepare import orient
+from synthmr.prepare.case import check_config
 
 Progress = Callable[..., None]
 
-#: raise when the layout of a stored case changes
-STORE_VERSION = 2
+#: raise when the layout of an exported store changes
+STORE_VERSION = 3
 
-#: files that a process has open besides a store's
-OTHER_FILES = 256
+#: bytes of masks and labels that a store keeps in memory
+MOST_BYTES = 256 * 2**20
 
 
 def default_cache() -> Path:
@@ -47,89 +63,114 @@ def default_cache() -> Path:
 
 
 @dataclass(frozen=True, eq=False)
-class StoredCase:
-    """One prepared case, memory-mapped.
-
-    Attributes:
-        name: the case.
-        path: its folder.
-        images: contrast -> ``(S, H, W)`` float16, normalised.
-        mask: ``(S, H, W)`` uint8, 1 in the brain.
-        segmentation: ``(S, H, W)`` integer labels, or None.
-        normalizers: contrast -> parameters.
-        history: the preparation steps.
-        brain: ``(S,)`` brain pixels in each slice.
-    """
-
-    name: str
-    path: Path
-    images: Mapping[str, np.ndarray]
-    mask: np.ndarray
-    segmentation: np.ndarray | None
-    normalizers: Mapping[str, dict[str, Any]]
-    history: tuple[dict[str, Any], ...]
-    brain: np.ndarray
-
-    def background(self, contrast: str) -> float:
-        """The normalised value outside the brain, as float16 rounds it: what `images` holds there, to the bit."""
-        return float(np.float16(normalize.background(self.normalizers[contrast])))
-
-    def top(self, contrast: str) -> float:
-        """The normalised value that counts as 1; see `synthmr.prepare.normalize.top`."""
-        return normalize.top(self.normalizers[contrast])
-
-
-@dataclass(frozen=True, eq=False)
 class Store:
     """A prepared cohort.
 
     Attributes:
-        folders: case -> folder.
-        sources: contrasts that go in.
-        targets: contrasts that come out.
-        config: how it was prepared.
+        cases: case -> where its parts lie.
+        contrasts: that were asked for; a case has some of them, in this order.
+        mask: how brain masks are made; see `PrepareConfig`.
         split: the split.
-        landmarks: contrast -> nyul landmarks; empty for other normalisers.
         fingerprint: content hash of the whole.
-        subjects: case -> person; a case that is not named is a person of its own.
     """
 
-    folders: Mapping[str, Path]
-    sources: tuple[str, ...]
-    targets: tuple[str, ...]
-    config: PrepareConfig
+    cases: Mapping[str, Parts]
+    contrasts: tuple[str, ...]
+    mask: str
     split: Split
-    landmarks: Mapping[str, Mapping[str, Any]]
     fingerprint: str
-    subjects: Mapping[str, str] = field(default_factory=dict)
-    _opened: dict[str, StoredCase] = field(default_factory=dict, repr=False)
+    _files: Shelf = field(default_factory=lambda: Shelf(None), repr=False, init=False)
+    _arrays: Shelf = field(default_factory=lambda: Shelf(MOST_BYTES), repr=False, init=False)
 
     @property
     def names(self) -> tuple[str, ...]:
         """All cases."""
-        return tuple(self.folders)
+        return tuple(self.cases)
 
-    def __getitem__(self, name: str) -> StoredCase:
-        """The case called ``name``, memory-mapped.
+    def parts(self, name: str) -> Parts:
+        """Where the parts of a case lie.
 
         Raises:
-            DataError: it is not in the store, or its files are damaged.
+            DataError: the store has no such case.
         """
-        if name not in self.folders:
-            raise DataError(f"the store has no case {name!r}; it has {', '.join(list(self.folders)[:8])}.")
-        if name not in self._opened:
-            if not self._opened:
-                _allow_open_files(len(self.folders) * (len(self.sources) + len(self.targets) + 2) + OTHER_FILES)
-            self._opened[name] = open_case(self.folders[name], name)
-        return self._opened[name]
+        if name not in self.cases:
+            raise DataError(f"the store has no case {name!r}; it has {', '.join(list(self.cases)[:8])}.")
+        return self.cases[name]
+
+    def has(self, name: str) -> tuple[str, ...]:
+        """The contrasts that a case has."""
+        images = self.parts(name).images
+        return tuple(contrast for contrast in self.contrasts if contrast in images)
 
     def subject(self, name: str) -> str:
         """The person that a case is of."""
-        return self.subjects.get(name, name)
+        return self.parts(name).subject or name
+
+    def image(self, name: str, contrast: str) -> Image:
+        """An image of a case, memory-mapped.
+
+        Raises:
+            DataError: the case has none, its files are damaged, or the process ran out of open files.
+        """
+        images = self.parts(name).images
+        if contrast not in images:
+            raise DataError(f"case {name} has no {contrast} in the store; it has {', '.join(images)}.")
+
+        def opened() -> Image:
+            try:
+                return open_image(images[contrast])
+            except DAMAGE as error:
+                damaged(name, images[contrast], error)
+
+        found: Image = self._files.get((name, contrast), opened)
+        return found
+
+    def brain(self, name: str, given: Sequence[str] | None = None) -> Brain:
+        """The brain of a case.
+
+        Args:
+            name: of the case.
+            given: contrasts that the mask may be made from, in the order in which their files would be given; None: all.
+
+        Raises:
+            DataError: there is no brain, or the case is damaged.
+        """
+        parts = self.parts(name)
+        used = self.has(name) if given is None else tuple(given)
+        absent = [contrast for contrast in used if contrast not in parts.images]
+        if absent or not used:
+            raise DataError(f"case {name} has no {', '.join(absent) or 'image'} in the store; it has {', '.join(parts.images)}.")
+        found: Brain = self._arrays.get(
+            ("brain", name, used), lambda: find_brain(parts, used, self.mask, name), lambda brain: int(brain.nbytes)
+        )
+        return found
+
+    def labels(self, name: str) -> Labels | None:
+        """The labels of a case, or None.
+
+        Raises:
+            DataError: their file is damaged.
+        """
+        path = self.parts(name).segmentation
+        if path is None:
+            return None
+
+        def opened() -> Labels:
+            try:
+                return Labels.load(path)
+            except DAMAGE as error:
+                damaged(name, path, error)
+
+        found: Labels = self._arrays.get(("labels", name), opened, lambda labels: int(labels.nbytes))
+        return found
 
     @staticmethod
-    def open(path: Path) -> Store:
-        """Open a store that `build` exported.
+    def open(path: Path, cache: Path | None = None) -> Store:
+        """Open a store that `build` wrote.
+
+        Args:
+            path: its folder.
+            cache: where brains are kept that it lacks; default `default_cache`.
 
         Raises:
             DataError: it is no store, is damaged, or is of another version.
@@ -143,94 +184,56 @@ class Store:
             split = Split(
                 **{**data["split"], **{part: tuple(data["split"][part]) for part in ("train", "validation", "test", "left_out")}}
             )
-            return Store(
-                folders={name: path / "cases" / folder for name, folder in data["cases"].items()},
-                sources=tuple(data["sources"]),
-                targets=tuple(data["targets"]),
-                config=from_dict(PrepareConfig, data["config"]),
-                split=split,
-                landmarks=data["landmarks"],
-                fingerprint=data["fingerprint"],
-                subjects=data["subjects"],
-            )
+            brains = (default_cache() if cache is None else cache) / "brains"
+            cases = {name: _exported(path / "cases" / record["folder"], record, brains) for name, record in data["cases"].items()}
+            return Store(cases, tuple(data["contrasts"]), data["mask"], split, data["fingerprint"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path} is not a readable store ({' '.join(str(error).split())}); make it with `synthmr prepare`."
             ) from None
 
-    def check(self, sources: Sequence[str], targets: Sequence[str], config: PrepareConfig) -> None:
+    def check(self, contrasts: Sequence[str], config: PrepareConfig) -> None:
         """Check that the store serves a run.
 
         Raises:
-            UsageError: it holds other contrasts, or was prepared in another way or for other roles.
+            UsageError: it lacks a contrast that the run names, or makes brain masks in another way.
         """
-        lacking = [name for name in (*sources, *targets) if name not in (*self.sources, *self.targets)]
+        lacking = [name for name in dict.fromkeys(contrasts) if name not in self.contrasts]
         if lacking:
+            raise UsageError(f"the store holds {', '.join(self.contrasts)}, not {', '.join(lacking)}; prepare another.")
+        if config.mask != self.mask:
             raise UsageError(
-                f"the store holds {', '.join((*self.sources, *self.targets))}, not {', '.join(lacking)}; prepare another."
+                f"the store was prepared with prepare.mask={self.mask!r}, the run asks for {config.mask!r}; use --set or prepare"
+                " again."
             )
-        for key, value in to_dict(config).items():
-            stored = to_dict(self.config)[key]
-            if value != stored:
-                raise UsageError(
-                    f"the store was prepared with prepare.{key}={stored!r}, the run asks for {value!r}; use --set or prepare again."
-                )
-
-        for name in (*sources, *targets):
-            wanted, stored = normalizer_of(name, config, targets), normalizer_of(name, self.config, self.targets)
-            if wanted != stored:
-                role = "target" if name in self.targets else "source"
-                raise UsageError(
-                    f"the store holds {name} as a {role}, normalised by {stored}; the run needs it by {wanted}: prepare another."
-                )
 
 
-def _allow_open_files(count: int) -> None:
-    """Raise this process's soft limit of open files, as far as the system lets it: a memory map keeps its file open."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows has no such limit
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < count:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (count if hard == resource.RLIM_INFINITY else min(count, hard), hard))
+def _exported(folder: Path, record: Mapping[str, Any], brains: Path) -> Parts:
+    """The parts of a case of an exported store; brains that it lacks are kept in the cache."""
+    keys = dict(record["keys"])
+    return Parts(
+        images={name: folder / name for name in keys if name not in ("mask", "segmentation")},
+        keys=keys,
+        brains=(folder / "brains", brains),
+        mask=folder / "mask.npz" if "mask" in keys else None,
+        segmentation=folder / "segmentation.npz" if "segmentation" in keys else None,
+        subject=record["subject"],
+    )
 
 
-def open_case(folder: Path, name: str) -> StoredCase:
-    """Memory-map a stored case.
+# --- building -----------------------------------------------------------------------------------------------------------
 
-    Raises:
-        DataError: a file is missing, short or not what ``case.json`` says.
-    """
-    try:
-        data = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-        shape = tuple(data["shape"])
-        arrays = {key: np.load(folder / f"{key}.npy", mmap_mode="r", allow_pickle=False) for key in data["arrays"]}
-        wrong = [key for key, array in arrays.items() if array.shape != shape]
-        if wrong or len(data["brain"]) != shape[0]:
-            raise ValueError(f"{wrong[0] if wrong else 'brain'} has another shape than case.json says")
-        return StoredCase(
-            name=name,
-            path=folder,
-            images={key: array for key, array in arrays.items() if key in data["normalizers"]},
-            mask=arrays["mask"],
-            segmentation=arrays.get("segmentation"),
-            normalizers=data["normalizers"],
-            history=tuple(data["history"]),
-            brain=np.asarray(data["brain"]),
-        )
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"the stored case {name} in {folder} is damaged ({' '.join(str(error).split())}); prepare it again."
-        ) from None
+
+def in_order(contrasts: Sequence[str]) -> tuple[str, ...]:
+    """Contrasts in the order of `synthmr.contrasts`, others after them by name: an order that no role decides."""
+    known = {name: number for number, name in enumerate(CONTRASTS)}
+    return tuple(sorted(dict.fromkeys(contrasts), key=lambda name: (known.get(name, len(known)), name)))
 
 
 def build(
     cohort: Cohort,
     split: Split,
-    sources: Sequence[str],
-    targets: Sequence[str],
+    contrasts: Sequence[str],
     config: PrepareConfig,
     cache: Path | None = None,
     out: Path | None = None,
@@ -240,12 +243,11 @@ def build(
 
     Args:
         cohort: where the files are.
-        split: the cases to prepare; nyul landmarks are learnt on its training part.
-        sources: contrasts that go in.
-        targets: contrasts that come out.
-        config: how to prepare.
-        cache: folder of prepared cases; default `default_cache`.
-        out: also write the store there, as a folder of its own.
+        split: the cases to prepare.
+        contrasts: to store, of those that each case has.
+        config: how masks are made, and by which normalisers images will be read (worked out here, once).
+        cache: folder of prepared parts; default `default_cache`.
+        out: write the store there, as a folder of its own; what the cache has is linked, not copied, and nothing new goes into it.
         progress: called ``(done, total, case)``.
 
     Raises:
@@ -253,57 +255,200 @@ def build(
         UsageError: settings that make no sense; see `synthmr.prepare.case.check_config`.
     """
     check_config(config)
-    cache = default_cache() if cache is None else cache
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError(f"{out} exists and is not empty; give another --out or remove it.")
-    cases = [cohort.case(name) for part in (split.train, split.validation, split.test) for name in part]
-    contrasts = (*sources, *targets)
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda case: _file_hashes(case, contrasts), cases)
-        hashes = {case.name: each for case, each in zip(cases, found, strict=True)}
-    landmarks = _landmarks(cohort, split, sources, targets, config, hashes, cache)
-    folders: dict[str, Path] = {}
-
-    def one(case: Case) -> tuple[str, Path]:
-        used = {name: landmarks.get(name) for name in contrasts}
-        parts = [PREPARE_VERSION, STORE_VERSION, hashes[case.name], to_dict(config), list(sources), list(targets), used]
-        return case.name, _cached_case(case, contrasts, config, targets, landmarks, cache / "cases" / config_hash(parts, 40))
-
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        for done, (name, folder) in enumerate(pool.map(one, cases), start=1):
-            folders[name] = folder
-            if progress is not None:
-                progress(done, len(cases), name)
-    fingerprint = config_hash({name: folder.name for name, folder in folders.items()}, 40)
-    subjects = {case.name: case.subject for case in cases}
-    store = Store(folders, tuple(sources), tuple(targets), config, split, landmarks, fingerprint, subjects)
-    return store if out is None else export(store, out)
-
-
-def export(store: Store, out: Path) -> Store:
-    """Copy a store into a folder of its own and open it there.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    folders = _folder_names(store.names)
+    known = {case.name: case for case in cohort.cases}
+    cases = [known[name] if name in known else cohort.case(name) for name in split.names]
+    builder = _Builder(in_order(contrasts), config, default_cache() if cache is None else cache)
+    if out is None:
+        return builder.store(cases, split, None, progress)
     with atomic(out) as temporary:
-        (temporary / "cases").mkdir(parents=True)
-        for name, folder in store.folders.items():
-            shutil.copytree(folder, temporary / "cases" / folders[name])
-        record = {
-            "version": STORE_VERSION,
-            "cases": folders,
-            "sources": list(store.sources),
-            "targets": list(store.targets),
-            "config": to_dict(store.config),
-            "split": to_dict(store.split),
-            "landmarks": to_dict(store.landmarks),
-            "fingerprint": store.fingerprint,
-            "subjects": dict(store.subjects),
-        }
-        (temporary / "store.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    return Store.open(out)
+        temporary.mkdir()
+        builder.store(cases, split, temporary, progress)
+    return Store.open(out, cache)
+
+
+class _Builder:
+    """Prepares cases into the cache, or into a store of its own."""
+
+    def __init__(self, contrasts: tuple[str, ...], config: PrepareConfig, cache: Path) -> None:
+        self.contrasts, self.config, self.cache = contrasts, config, cache
+
+    def store(self, cases: Sequence[Case], split: Split, out: Path | None, progress: Progress | None) -> Store:
+        """Prepare all cases; ``out`` gets them and ``store.json`` where it is given."""
+        folders = _folder_names([case.name for case in cases])
+        found: dict[str, Parts] = {}
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            jobs = [pool.submit(self.case, case, out / "cases" / folders[case.name] if out else None) for case in cases]
+            try:
+                for done, (case, job) in enumerate(zip(cases, jobs, strict=True), start=1):
+                    found[case.name] = job.result()
+                    if progress is not None:
+                        progress(done, len(cases), case.name)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        content = {name: dict(parts.keys) for name, parts in found.items()}
+        fingerprint = config_hash([PART_VERSION, self.config.mask, list(self.contrasts), content], 40)
+        if out is not None:
+            record = {
+                "version": STORE_VERSION,
+                "cases": {
+                    name: {"folder": folders[name], "keys": dict(parts.keys), "subject": parts.subject}
+                    for name, parts in found.items()
+                },
+                "contrasts": list(self.contrasts),
+                "mask": self.config.mask,
+                "split": to_dict(split),
+                "fingerprint": fingerprint,
+            }
+            (out / "store.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+        return Store(found, self.contrasts, self.config.mask, split, fingerprint)
+
+    def case(self, case: Case, out: Path | None) -> Parts:
+        """Store one case, or find it stored.
+
+        Raises:
+            DataError: it has none of the contrasts, or a file cannot be used.
+        """
+        names = [name for name in self.contrasts if name in case.images]
+        if not names:
+            case.image(self.contrasts[0])
+        keys, images = {}, {}
+        for name in names:
+            keys[name] = config_hash(["image", PART_VERSION, sha256(case.image(name))], 40)
+            images[name] = self._image(case, name, keys[name], out)
+        labels = {}
+        for word, path in (("mask", case.mask), ("segmentation", case.segmentation)):
+            if path is not None and (word != "mask" or self.config.mask in ("auto", "file")):
+                keys[word] = config_hash([word, PART_VERSION, sha256(path)], 40)
+                labels[word] = self._label(case, word, path, keys[word], out)
+        parts = Parts(
+            images=images,
+            keys=keys,
+            brains=(self.cache / "brains",) if out is None else (self.cache / "brains", out / "brains"),
+            mask=labels.get("mask"),
+            segmentation=labels.get("segmentation"),
+            subject=case.subject,
+        )
+        self._check_grids(case, parts)
+        if not uses_file(parts, self.config.mask):
+            self._heads(case, parts)
+        self._brain(case, parts, out)
+        return parts
+
+    def _image(self, case: Case, contrast: str, key: str, out: Path | None) -> Path:
+        from synthmr.io.nifti import load_contrast
+
+        cached, target = self.cache / "images" / key, out / contrast if out is not None else None
+
+        def make(folder: Path) -> None:
+            write_image(folder, load_contrast(case, contrast))
+
+        return _placed(cached, target, is_image, make)
+
+    def _label(self, case: Case, word: str, path: Path, key: str, out: Path | None) -> Path:
+        from synthmr.io.nifti import load
+
+        cached, target = self.cache / "labels" / f"{key}.npz", out / f"{word}.npz" if out is not None else None
+
+        def make(file: Path) -> None:
+            volume = load(path, label=f"{word} of case {case.name}")
+            array = orient.apply(volume.array, orient.fit(volume.shape, volume.affine))
+            about = {"grid": {"shape": list(volume.shape), "affine": np.asarray(volume.affine, float).tolist()}}
+            found = Bits.of(array > 0, about) if word == "mask" else Labels.of(np.rint(array).astype(np.int32), about)
+            found.save(file)
+
+        return _placed(cached, target, partial(is_whole, Bits if word == "mask" else Labels), make)
+
+    def _check_grids(self, case: Case, parts: Parts) -> None:
+        """Check that all files of a case lie on one grid.
+
+        Raises:
+            DataError: they do not.
+        """
+        from synthmr.io.grid import Grid, check_same_grid
+
+        abouts = {name: read_about(folder) for name, folder in parts.images.items()}
+        if parts.mask is not None:
+            abouts["mask"] = dict(Bits.load(parts.mask).about)
+        if parts.segmentation is not None:
+            abouts["segmentation"] = dict(Labels.load(parts.segmentation).about)
+        grids = {word: Grid(tuple(about["grid"]["shape"]), np.asarray(about["grid"]["affine"])) for word, about in abouts.items()}
+        check_same_grid({f"{word} of case {case.name}": grid for word, grid in grids.items()})
+
+    def _heads(self, case: Case, parts: Parts) -> None:
+        """Add the heads of images of which a mask may have to be made by Otsu's threshold."""
+        from synthmr.io.nifti import load_contrast
+
+        for contrast, folder in parts.images.items():
+            needed = self.config.mask == "otsu" or (self.config.mask == "auto" and not read_about(folder)["stripped"])
+            if needed and not is_whole(Bits, folder / "head.npz"):
+                volume = load_contrast(case, contrast)
+                add_head(folder, orient.apply(volume.array, orient.fit(volume.shape, volume.affine)))
+
+    def _brain(self, case: Case, parts: Parts, out: Path | None) -> None:
+        """Make the brain of all images, and work out what the normalisers of the configuration need to know inside it.
+
+        Raises:
+            DataError: the brain is empty, or an image is constant inside it.
+        """
+        brain = find_brain(parts, tuple(parts.images), self.config.mask, case.name)
+        kinds = tuple(dict.fromkeys(filter(None, (self.config.normalizer, self.config.source_normalizer))))
+        found: dict[str, Any] = {}
+        for contrast, folder in parts.images.items():
+            words = {kind: fact_key(parts.keys[contrast], kind, self.config.percentile) for kind in kinds}
+            if all(brain.facts.get(word) is not None for word in words.values()):
+                continue
+            values, errors = brain.values(open_image(folder)), []
+            for kind, word in words.items():
+                try:
+                    found[word] = fit(kind, values, self.config.percentile)
+                except DataError as error:
+                    errors.append(error)
+            if len(errors) == len(words):  # else it may be of the role whose normaliser it suits
+                raise DataError(f"{contrast} of case {case.name}: {errors[0]}")
+        if found:
+            brain.facts.add(found)
+        if out is not None:
+            folder = out / "brains" / brain.key
+            if not (folder / "brain.npz").is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                brain.bits.save(folder / "brain.npz")
+            brain.facts.save()
+
+
+def _placed(cached: Path, target: Path | None, whole: Callable[[Path], bool], make: Callable[[Path], None]) -> Path:
+    """The path of a part: in the cache as found or made (again, if it is damaged), or at ``target``, linked or made there."""
+    if whole(cached):
+        if target is not None:
+            _link(cached, target)
+        return target or cached
+    path = target or cached
+    try:
+        with atomic(path) as temporary:
+            make(temporary)
+            # what is damaged makes way only now that its successor is complete: another process may have mended it meanwhile
+            if path.is_dir() and not whole(path):
+                shutil.rmtree(path, ignore_errors=True)
+    except DataError:
+        # or made the same: then the rename meets a folder that is just as good
+        if not whole(path):
+            raise
+    return path
+
+
+def _link(source: Path, target: Path) -> None:
+    """Link a file or the files of a folder; copy them where the file system cannot link."""
+    if source.is_dir():
+        target.mkdir(parents=True)
+        for file in source.iterdir():
+            _link(file, target / file.name)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _folder_names(names: Sequence[str]) -> dict[str, str]:
@@ -317,99 +462,3 @@ def _folder_names(names: Sequence[str]) -> dict[str, str]:
         taken.add(plain.lower())
         found[name] = plain
     return found
-
-
-def _file_hashes(case: Case, contrasts: Sequence[str]) -> dict[str, str | None]:
-    """SHA-256 of every file that decides what a prepared case is."""
-    found: dict[str, str | None] = {name: sha256(case.image(name)) for name in contrasts}
-    found["mask"] = sha256(case.mask) if case.mask is not None else None
-    found["segmentation"] = sha256(case.segmentation) if case.segmentation is not None else None
-    return found
-
-
-def _cached_case(
-    case: Case,
-    contrasts: Sequence[str],
-    config: PrepareConfig,
-    targets: Sequence[str],
-    landmarks: Mapping[str, Mapping[str, Any]],
-    folder: Path,
-) -> Path:
-    """The folder of a prepared case: as found, or made (again, if it is damaged)."""
-    if _is_whole(folder, case.name):
-        return folder
-    prepared = prepare_case(case, contrasts, config, targets, landmarks)
-    arrays = {name: slice_major(image, config.plane).astype(np.float16) for name, image in prepared.images.items()}
-    arrays["mask"] = slice_major(prepared.mask, config.plane).astype(np.uint8)
-    if prepared.segmentation is not None:
-        labels = slice_major(prepared.segmentation, config.plane)
-        low, high = int(labels.min()), int(labels.max())
-        arrays["segmentation"] = labels.astype(np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high)))
-    record = {
-        "shape": list(arrays["mask"].shape),
-        "arrays": list(arrays),
-        "normalizers": dict(prepared.normalizers),
-        "history": list(prepared.history),
-        "brain": arrays["mask"].sum(axis=(1, 2), dtype=int).tolist(),
-    }
-    try:
-        with atomic(folder) as temporary:
-            temporary.mkdir()
-            for name, array in arrays.items():
-                np.save(temporary / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
-            (temporary / "case.json").write_text(json.dumps(record), encoding="utf-8")
-            # a damaged folder makes way only now that its successor is complete: another process may have mended it meanwhile
-            if folder.is_dir() and not _is_whole(folder, case.name):
-                shutil.rmtree(folder, ignore_errors=True)
-    except DataError:
-        # or made the same case: then the rename meets a folder that is just as good
-        if not _is_whole(folder, case.name):
-            raise
-    return folder
-
-
-def _is_whole(folder: Path, name: str) -> bool:
-    """Whether a case is stored there and can be opened."""
-    try:
-        open_case(folder, name)
-    except DataError:
-        return False
-    return True
-
-
-def _landmarks(
-    cohort: Cohort,
-    split: Split,
-    sources: Sequence[str],
-    targets: Sequence[str],
-    config: PrepareConfig,
-    hashes: Mapping[str, Mapping[str, str | None]],
-    cache: Path,
-) -> dict[str, Mapping[str, Any]]:
-    """The nyul landmarks of the contrasts that need them, learnt on the training cases (and cached by their content)."""
-    wanted = [name for name in (*sources, *targets) if normalizer_of(name, config, targets) == "nyul"]
-    if not wanted:
-        return {}
-    key = config_hash(
-        [PREPARE_VERSION, to_dict(config), list(sources), wanted, {name: dict(hashes[name]) for name in split.train}], 40
-    )
-    path = cache / "landmarks" / f"{key}.json"
-    if path.is_file():
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError:
-            path.unlink(missing_ok=True)
-    positions: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
-    for name in split.train:
-        volumes, mask, _ = load_case(cohort.case(name), (*sources, *targets), with_segmentation=False)
-        arrays, given, _, _, _ = oriented(volumes, mask, None, name)
-        brain, _, _ = brain_mask({contrast: arrays[contrast] for contrast in sources}, given, config.mask, name)
-        for contrast in wanted:
-            try:
-                positions[contrast].append(normalize.landmark_positions(arrays[contrast][brain], config.percentile))
-            except DataError as error:
-                raise DataError(f"{contrast} of case {name}: {error}") from None
-    found = {name: normalize.standard_scale(rows) for name, rows in positions.items()}
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(found), encoding="utf-8")
-    return dict(found)

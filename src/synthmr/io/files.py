@@ -9,6 +9,8 @@ import math
 import os
 import secrets
 import shutil
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -145,17 +147,47 @@ def read_json(path: Path | str) -> Any:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from None
 
 
+#: seconds for which a file must have been left alone before its checksum is remembered: two writes within one tick of a file
+#: system's clock (10 ms on most, 2 s on FAT) leave the same time stamp
+SETTLED = 2.0
+
+_Stamp = tuple[str, int, int, int, int, int]
+_sums: dict[_Stamp, str] = {}
+_hashing: dict[_Stamp, threading.Lock] = {}
+_guard = threading.Lock()
+
+
 def sha256(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, in hex.
+    """SHA-256 of a file's bytes, in hex; a file that does not change is read once a process, by however many threads ask.
+
+    A file counts as unchanged while its path, device, inode, size and times of change (`st_mtime_ns`, and `st_ctime_ns`, which
+    nobody can set back on Linux and macOS) are the same. What keeps all of them is not noticed until the next process: a write
+    through a memory map or to a block device, or, on Windows, one whose modification time is set back.
 
     Raises:
         DataError: the file cannot be read.
     """
     try:
         with Path(path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            stamp = _stamp(path, os.fstat(stream.fileno()))
+            with _guard:
+                lock = _hashing.setdefault(stamp, threading.Lock())
+            with lock:
+                if stamp not in _sums:
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                    found = os.fstat(stream.fileno())
+                    # one that was written to meanwhile, or just before, may change again under the same stamp
+                    if _stamp(path, found) != stamp or time.time() - max(found.st_mtime, found.st_ctime) < SETTLED:
+                        return digest
+                    _sums[stamp] = digest
+                return _sums[stamp]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _stamp(path: Path | str, found: os.stat_result) -> _Stamp:
+    """What must be the same for a file to count as unchanged."""
+    return (str(Path(path).absolute()), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def sha256_array(array: np.ndarray) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "is_nifti",
     "load",
     "load_contrast",
+    "load_header",
     "orientation",
     "read_grid",
     "same_file",
@@ -180,6 +181,18 @@ def read_grid(path: Path | str, label: str = "", strict: bool = False) -> Grid:
     return _grid(_open(path, label), path, label, strict)
 
 
+def load_header(path: Path | str, label: str = "") -> Volume:
+    """Grid and header of a file as a `Volume` whose voxels are all 0 and take no memory: what `save` needs as ``like``.
+
+    Raises:
+        DataError: as `read_grid`.
+    """
+    path = Path(path)
+    image = _open(path, label)
+    grid = _grid(image, path, label, strict=False)
+    return Volume(np.broadcast_to(np.float32(0), grid.shape), grid.affine, path, image.header, grid.notes)
+
+
 def _voxels(image: Any, path: Path, label: str) -> np.ndarray:
     """Stored voxels, scaled to scanner units, of the file's own type where it has no scaling; any shape.
 
@@ -190,11 +203,13 @@ def _voxels(image: Any, path: Path, label: str) -> np.ndarray:
     """
     import gzip
 
+    import nibabel
+
     if image.get_data_dtype().kind not in "iuf":
         kind = "complex numbers" if image.get_data_dtype().kind == "c" else "colours"
         raise _fault(label, path, f"holds {kind}, not one number a voxel; export the magnitude or a grey-scale image.")
     try:
-        if path.name.lower().endswith(".gz"):
+        if path.name.lower().endswith(".gz") and nibabel.is_proxy(image.dataobj):  # not of an image whose voxels are in memory
             with gzip.open(path) as stream:
                 image = type(image).from_bytes(stream.read())
         return np.asanyarray(image.dataobj)
@@ -244,7 +259,25 @@ def load(path: Path | str, dtype: Any = np.float32, *, check: bool = True, stric
             an integer type was asked for.
     """
     path = Path(path)
-    image = _open(path, label)
+    return _volume(_open(path, label), path, dtype, check, strict, label)
+
+
+def from_image(image: Any, dtype: Any = np.float32, *, label: str = "") -> Volume:
+    """A nibabel image that is in memory as a `Volume`, checked as `load` checks a file.
+
+    Args:
+        image: of nibabel, three-dimensional.
+        dtype: as of `load`.
+        label: words in front of a message.
+
+    Raises:
+        DataError: as `load`.
+    """
+    return _volume(image, Path(image.get_filename() or "the image in memory"), dtype, True, False, label)
+
+
+def _volume(image: Any, path: Path, dtype: Any, check: bool, strict: bool, label: str) -> Volume:
+    """What `load` and `from_image` share."""
     grid = _grid(image, path, label, strict)
     array = _voxels(image, path, label).reshape(grid.shape, order="F")
     if check and array.dtype.kind == "f":
@@ -366,20 +399,28 @@ def save(path: Path | str, array: np.ndarray, like: Volume, description: str = "
     """
     import gzip
 
-    import nibabel
-
     path = check_output(path)
-    if array.shape != like.shape:
-        raise _fault("", path, f"is not written: the result has shape {array.shape}, its grid {like.shape}.")
-    array = _save_array(path, array, dtype)
-    header = _header_for(like, dtype, description, like.shape)
-    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    # affine None: the header's own forms and codes are written as they are
-    image = kind(array, None, header)
-    image.header.set_slope_inter(1, 0)
-    data = image.to_bytes()
+    data = to_image(array, like, description, dtype, path).to_bytes()
     if path.name.lower().endswith(".gz"):
         data = gzip.compress(data, compresslevel=2, mtime=0)
     with atomic(path) as temporary:
         temporary.write_bytes(data)
     return path
+
+
+def to_image(
+    array: np.ndarray, like: Volume, description: str = "", dtype: str = "float32", path: Path | str = "the volume"
+) -> Any:
+    """A volume as a nibabel image, as `save` writes it; arguments and errors as there, ``path`` for messages."""
+    import nibabel
+
+    path = Path(path)
+    if array.shape != like.shape:
+        raise _fault("", path, f"is not written: the result has shape {array.shape}, its grid {like.shape}.")
+    array = _save_array(path, array, dtype)
+    header = _header_for(like, dtype, description, like.shape)
+    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    # its own affine: the header's forms and codes are written as they are
+    image = kind(array, header.get_best_affine(), header)
+    image.header.set_slope_inter(1, 0)
+    return image

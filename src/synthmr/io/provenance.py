@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +23,36 @@ def sidecar_path(image: Path) -> Path:
     return image.with_name(stem(image) + ".json")
 
 
+def path_from(path: Path, folder: Path | None) -> str:
+    """Where a file lies as seen from a folder, so that both can be moved together.
+
+    Args:
+        path: of the file; its own name is kept where it is a link, links above it are followed.
+        folder: None: the path comes out absolute, as it does where no relative one exists (another Windows drive).
+    """
+    whole = path.parent.resolve() / path.name
+    try:
+        return str(whole) if folder is None else os.path.relpath(whole, folder.resolve())
+    except ValueError:
+        return str(whole)
+
+
+def file_entry(path: Path, folder: Path | None = None) -> dict[str, str]:
+    """How a sidecar names a file: its name, its path as seen from the volume's folder, and its checksum.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return {"file": path.name, "path": path_from(path, folder), "sha256": sha256(path)}
+
+
 def sidecar(
     *,
     contrast: str,
     method: str,
     run_hash: str,
     inputs: Mapping[str, Path],
+    folder: Path | None = None,
     case: str = "",
     intensity: str = "scanner",
     settings: Mapping[str, Any] | None = None,
@@ -40,9 +65,10 @@ def sidecar(
         method: name of the method.
         run_hash: hash of the run's configuration and weights.
         inputs: contrast -> file that went in; each is read for its checksum.
+        folder: that the volume is written to; the inputs' paths are relative to it. None: they are absolute.
         case: name of the case.
         intensity: scanner or normalized.
-        settings: further JSON data (inference settings, normaliser parameters).
+        settings: further JSON data (how it was predicted, normaliser parameters).
         date: of the synthesis; default: now.
 
     Raises:
@@ -55,7 +81,7 @@ def sidecar(
         "case": case,
         "method": method,
         "run_hash": run_hash,
-        "inputs": [{"contrast": name, "path": str(path), "sha256": sha256(path)} for name, path in inputs.items()],
+        "inputs": [{"contrast": name, **file_entry(path, folder)} for name, path in inputs.items()],
         "intensity": intensity,
         "settings": dict(settings or {}),
         "software": {"name": "synthmr", "version": __version__},
