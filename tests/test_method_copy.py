@@ -11,6 +11,8 @@ from synthmr.batch import Batch
 from synthmr.errors import DataError, UsageError
 from synthmr.methods.copy import Copy, CopyOptions, monotone_map
 
+pytestmark = pytest.mark.quick
+
 SHAPE = (2, 1, 30, 40)
 
 
@@ -34,7 +36,7 @@ def test_recovers_a_monotone_map(sign: int) -> None:
     truth = sign * torch.tanh(2 * t1)
     method = fitted(as_case(T1w=t1, T2w=uniform(1), FLAIR=truth))
     other = uniform(7)
-    out = method(Batch({"T1w": other, "T2w": uniform(8)}))["FLAIR"]
+    out = method(Batch({"T1w": other, "T2w": uniform(8)}))["FLAIR"].mean
     inside = other.abs() < 0.98  # beyond the outer bins' means the map is constant
     torch.testing.assert_close(out[inside], sign * torch.tanh(2 * other)[inside], rtol=0, atol=0.01)
 
@@ -51,6 +53,21 @@ def test_agrees_with_isotonic_regression_of_all_voxels(rising: bool) -> None:
     best = float(np.mean((full - y) ** 2))
     assert best * 0.999 < error < best * 1.03
     assert error == pytest.approx(float(np.mean((np.interp(x, where, values) - y) ** 2)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_map_is_scikit_learns_of_the_weighted_bins(seed: int) -> None:
+    """More knots than values: every value is a bin of its own, with as many voxels as it occurs."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 60, 4000) / 7.0
+    y = rng.normal(size=x.size) + (seed - 2) * x
+    where, values, _ = monotone_map(x, y, 20_000)
+    levels, index, weight = np.unique(x, return_inverse=True, return_counts=True)
+    mean = np.bincount(index, y) / weight
+    fits = [IsotonicRegression(increasing=rising).fit_transform(levels, mean, sample_weight=weight) for rising in (True, False)]
+    errors = [float(np.sum(weight * (fit - mean) ** 2)) for fit in fits]
+    np.testing.assert_allclose(where, levels, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(values, fits[int(np.argmin(errors))], rtol=0, atol=1e-12)
 
 
 def test_the_direction_with_the_smaller_error_is_taken() -> None:
@@ -80,7 +97,7 @@ def test_a_constant_source_maps_to_the_mean() -> None:
     assert where == pytest.approx([0.3]) and values == pytest.approx([24.5])
     assert error == pytest.approx(np.var(np.arange(50.0)))
     method = fitted(as_case(T1w=torch.full(SHAPE, -1.0), T2w=torch.full(SHAPE, 0.5), FLAIR=uniform(0)))
-    assert bool(torch.isfinite(method(as_case(T1w=uniform(1), T2w=uniform(2)))["FLAIR"]).all())
+    assert bool(torch.isfinite(method(as_case(T1w=uniform(1), T2w=uniform(2)))["FLAIR"].mean).all())
 
 
 def test_the_best_source_is_chosen_for_each_target() -> None:
@@ -93,7 +110,7 @@ def test_the_best_source_is_chosen_for_each_target() -> None:
     state = method.state()
     assert (state["FLAIR.source"].tolist(), state["PDw.source"].tolist()) == ([1], [0])
     blank = method(as_case(T1w=torch.zeros(SHAPE), T2w=t2), ("FLAIR",))
-    assert torch.equal(blank["FLAIR"], method(case, ("FLAIR",))["FLAIR"])  # the other source is not read
+    assert torch.equal(blank["FLAIR"].mean, method(case, ("FLAIR",))["FLAIR"].mean)  # the other source is not read
 
 
 def test_voxels_outside_the_mask_are_not_learnt_from() -> None:

@@ -147,7 +147,7 @@ def test_one_pass_gives_the_image_and_the_compared_maps(layers: tuple[int, ...],
         alone = generator.features(image)
         assert len(maps) == len(alone) == len(layers)
         assert all(torch.equal(*pair) for pair in zip(maps, alone, strict=True))
-        assert torch.equal(make(layers=layers, skip=skip)(make_batch().only(SOURCES))["FLAIR"], made)
+        assert torch.equal(make(layers=layers, skip=skip)(make_batch().only(SOURCES))["FLAIR"].mean, made)
 
 
 def test_images_too_small_are_refused() -> None:
@@ -158,7 +158,7 @@ def test_images_too_small_are_refused() -> None:
         with pytest.raises(UsageError, match=words), torch.no_grad():
             make()(make_batch(size).only(SOURCES))
     with torch.no_grad():
-        assert make()(make_batch((16, 16)).only(SOURCES))["FLAIR"].shape == (3, 1, 16, 16)
+        assert make()(make_batch((16, 16)).only(SOURCES))["FLAIR"].mean.shape == (3, 1, 16, 16)
     make().step(make_batch((32, 32)), Record())
 
 

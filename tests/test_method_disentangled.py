@@ -164,7 +164,7 @@ def test_cat_conv_takes_one_to_three_sources(names: tuple[str, ...]) -> None:
     assert all(bool(torch.isfinite(value)) for value in logs.values())
     assert all(value.grad is not None for value in method.parameters())
     with torch.no_grad():
-        assert method.eval()(batch.only(names))["FLAIR"].shape == (2, 1, 48, 64)
+        assert method.eval()(batch.only(names))["FLAIR"].mean.shape == (2, 1, 48, 64)
 
 
 def test_each_source_has_an_encoder_of_its_own() -> None:
@@ -366,7 +366,7 @@ def test_the_paper_preset_is_sections_2d_and_3a() -> None:
     sample, train, options = config.sample, config.train, config.options
     assert (sample.mode, sample.crop, sample.batch, sample.min_brain) == ("slices", (240, 240), 3, 0.0)
     assert (sample.resize, sample.middle) == ((256, 256), 80)
-    assert config.prepare.plane == "axial" and config.prepare.normalizer == "minmax"
+    assert config.sample.plane == "axial" and config.prepare.normalizer == "minmax"
     assert (train.optimizer, train.lr, train.beta1, train.epochs) == ("adam", 2e-4, 0.5, 200)
     assert (options.l1_weight, options.pseudo_weight, options.gan_weight, options.gan) == (0.1, 0.1, 1.0, "log")
     assert (options.filters, options.specific_filters, options.discriminator_filters) == (64, 0, 64)

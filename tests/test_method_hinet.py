@@ -292,7 +292,7 @@ def test_the_paper_preset_is_section_4() -> None:
     assert (sample.mode, sample.crop, sample.patch) == ("tiles", (160, 180), (128, 128))
     tiles = [(top, left) for top in tile_starts(160, 128) for left in tile_starts(180, 128)]
     assert tiles == [(0, 0), (0, 52), (32, 0), (32, 52)]  # four overlapping patches that cover the crop
-    assert config.prepare.plane == "axial" and config.prepare.normalizer == "minmax"
+    assert config.sample.plane == "axial" and config.prepare.normalizer == "minmax"
     assert value_range("minmax") == (-1.0, 1.0)
     assert (train.optimizer, train.lr, train.epochs, train.steps, train.minutes) == ("adam", 2e-4, 300, 0, 0.0)
     assert (options.l1_weight, options.reconstruction_weight, options.gan_weight) == (100.0, 20.0, 1.0)
@@ -330,7 +330,7 @@ def test_the_rows_of_table_v_train(row: str) -> None:
     assert unused == []
     assert any(not torch.equal(value, before[name]) for name, value in method.named_parameters())
     with torch.no_grad():
-        out = method.eval()(make_batch().only(SOURCES))["FLAIR"]
+        out = method.eval()(make_batch().only(SOURCES))["FLAIR"].mean
     assert out.shape == (2, 1, 40, 48) and bool(torch.isfinite(out).all())
 
 
@@ -367,7 +367,7 @@ def test_early_fusion_reconstructs_every_source() -> None:
 def test_the_other_options_change_the_network() -> None:
     batch = make_batch().only(SOURCES)
     with torch.no_grad():
-        plain, root = (make(product=kind).train()(batch)["FLAIR"] for kind in ("plain", "root"))
+        plain, root = (make(product=kind).train()(batch)["FLAIR"].mean for kind in ("plain", "root"))
         assert not torch.equal(plain, root)
     assert make(gan="none").discriminator is None and set(make(gan="none").groups()) == {"G"}
     kinds = {norm: {type(each) for each in make(norm=norm).modules()} for norm in ("batch", "instance")}

@@ -16,6 +16,8 @@ from synthmr.errors import UsageError
 from synthmr.methods import linear
 from synthmr.methods.linear import Linear, LinearOptions
 
+pytestmark = pytest.mark.quick
+
 SHAPE = (3, 1, 24, 40)
 SOURCES = ("T1w", "T2w")
 
@@ -47,7 +49,7 @@ def test_a_polynomial_with_interactions_is_recovered() -> None:
     t1, t2 = noise(0), noise(1)
     method = fitted(as_case(T1w=t1, T2w=t2, FLAIR=formula(t1, t2)), degree=2, ridge=0)
     a, b = 0.9 * noise(5), 0.9 * noise(6)
-    torch.testing.assert_close(method(Batch({"T1w": a, "T2w": b}))["FLAIR"], formula(a, b), rtol=0, atol=1e-5)
+    torch.testing.assert_close(method(Batch({"T1w": a, "T2w": b}))["FLAIR"].mean, formula(a, b), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("degree", "ridge"), [(1, 1e-6), (3, 1e-6), (4, 1e-2), (4, 10.0)])
@@ -62,7 +64,7 @@ def test_agrees_with_scikit_learn(degree: int, ridge: float) -> None:
         StandardScaler(), PolynomialFeatures(degree, include_bias=False), StandardScaler(), Ridge(ridge * len(x), solver="cholesky")
     ).fit(x, y)
     method = fitted(*cases, degree=degree, ridge=ridge)
-    out = method(cases[0])["FLAIR"].numpy().ravel()
+    out = method(cases[0])["FLAIR"].mean.numpy().ravel()
     expected = peer.predict(x[: out.size]).ravel()
     np.testing.assert_allclose(out, expected, atol=2e-5)
     assert np.std(expected) > 0.01
@@ -70,7 +72,7 @@ def test_agrees_with_scikit_learn(degree: int, ridge: float) -> None:
 
 def test_a_heavy_penalty_leaves_the_mean() -> None:
     case = hard_case(0)
-    out = fitted(case, ridge=1e12)(case)["FLAIR"]
+    out = fitted(case, ridge=1e12)(case)["FLAIR"].mean
     torch.testing.assert_close(out, torch.full_like(out, float(case.images["FLAIR"].mean())), rtol=0, atol=1e-5)
 
 
@@ -86,12 +88,12 @@ def test_number_of_coefficients(sources: int, degree: int) -> None:
 def test_the_scale_of_a_source_does_not_matter() -> None:
     case = hard_case(0)
     moved = as_case(T1w=1000 * case.images["T1w"] + 500, T2w=0.01 * case.images["T2w"], FLAIR=case.images["FLAIR"])
-    torch.testing.assert_close(fitted(case)(case)["FLAIR"], fitted(moved)(moved)["FLAIR"], rtol=0, atol=1e-3)
+    torch.testing.assert_close(fitted(case)(case)["FLAIR"].mean, fitted(moved)(moved)["FLAIR"].mean, rtol=0, atol=1e-3)
 
 
 def test_the_order_of_the_sources_does_not_matter() -> None:
     case = hard_case(0)
-    one, two = fitted(case)(case)["FLAIR"], fitted(case, sources=SOURCES[::-1])(case)["FLAIR"]
+    one, two = fitted(case)(case)["FLAIR"].mean, fitted(case, sources=SOURCES[::-1])(case)["FLAIR"].mean
     torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
 
 
@@ -108,7 +110,7 @@ def test_the_logged_error_is_that_of_the_prediction() -> None:
     case = hard_case(0)
     method = Linear(LinearOptions(degree=2), SOURCES, ("FLAIR",))
     logs = method.fit(lambda: iter([case]), 0)
-    error = (method(case)["FLAIR"] - case.images["FLAIR"]).square().mean().sqrt()
+    error = (method(case)["FLAIR"].mean - case.images["FLAIR"]).square().mean().sqrt()
     assert logs == {"rmse_FLAIR": pytest.approx(float(error), rel=1e-5)}
     assert float(error) > 0.1
 
@@ -119,9 +121,9 @@ def test_repeated_and_constant_sources_do_no_harm(ridge: float) -> None:
     sources = ("T1w", "T2w", "PDw")
     case = as_case(T1w=t1, T2w=t1.clone(), PDw=torch.full(SHAPE, -1.0), FLAIR=0.5 * t1 - 0.2)
     method = fitted(case, sources=sources, degree=2, ridge=ridge)
-    torch.testing.assert_close(method(case)["FLAIR"], case.images["FLAIR"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(method(case)["FLAIR"].mean, case.images["FLAIR"], rtol=0, atol=1e-4)
     moved = Batch({**case.images, "PDw": noise(3)})  # constant in training: what it holds now is not known to matter
-    torch.testing.assert_close(method(moved)["FLAIR"], case.images["FLAIR"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(method(moved)["FLAIR"].mean, case.images["FLAIR"], rtol=0, atol=1e-4)
 
 
 def test_intensities_beyond_the_training_range_are_clipped_to_it() -> None:
@@ -130,18 +132,18 @@ def test_intensities_beyond_the_training_range_are_clipped_to_it() -> None:
     far, top = Batch({name: torch.full(SHAPE, 50.0) for name in SOURCES}), {}
     for name, limit in zip(SOURCES, method.state()["high"], strict=True):
         top[name] = torch.full(SHAPE, float(limit))
-    out = method(far)["FLAIR"]
-    torch.testing.assert_close(out, method(Batch(top))["FLAIR"], rtol=0, atol=1e-5)
+    out = method(far)["FLAIR"].mean
+    torch.testing.assert_close(out, method(Batch(top))["FLAIR"].mean, rtol=0, atol=1e-5)
     torch.testing.assert_close(out, torch.ones(SHAPE), rtol=0, atol=0.05)
 
 
-def test_volumes_are_predicted_like_their_slices() -> None:
+def test_a_volume_is_refused_and_its_slices_are_predicted() -> None:
     method = fitted(hard_case(0))
     volume = {name: noise(k).reshape(1, 1, *SHAPE[:1], *SHAPE[2:]) for k, name in enumerate(SOURCES)}
+    with pytest.raises(UsageError, match=r"works on slices \(B, C, H, W\) and was given T1w of 3 spatial dimensions; give it 2"):
+        method(Batch(volume))
     slices = {name: image.reshape(SHAPE) for name, image in volume.items()}
-    whole, parts = method(Batch(volume))["FLAIR"], method(Batch(slices))["FLAIR"]
-    assert whole.shape == volume["T1w"].shape
-    assert torch.equal(whole.reshape(SHAPE), parts)
+    assert method(Batch(slices))["FLAIR"].mean.shape == SHAPE
 
 
 def test_a_state_of_another_degree_is_refused() -> None:

@@ -16,15 +16,17 @@ from torch import Tensor
 from sessions_store import SPLIT_OF_SESSIONS, sessions_store
 from synthmr.batch import Batch
 from synthmr.errors import DataError, UsageError
-from synthmr.labels import CONVENTIONS
+from synthmr.labels import Convention, conventions, get
 from synthmr.methods.configure import build_config
-from synthmr.methods.mafnet import FUSIONS, NO_LABELS, MafBlock, MafNet, MafNetOptions
+from synthmr.methods.mafnet import FUSIONS, MafBlock, MafNet, MafNetOptions
+from synthmr.methods.parts.convention import NO_LABELS, code_of, convention_from
 from synthmr.methods.parts.patchnce import patch_nce
 from synthmr.prepare.normalize import value_range
 from synthmr.run import RunFolder, load_run, load_state, method_state, read_arrays, save_arrays
 from synthmr.train import loop
 from synthmr.train.loop import train
 from synthmr.train.runtime import Runtime, Updater
+from synthmr.train.validate import Validated
 from tiny_run import tiny_config
 
 SOURCES, TARGETS = ("T1w", "T2w", "FLAIR"), ("T1ce",)
@@ -96,7 +98,7 @@ def test_the_paper_preset_is_the_papers() -> None:
     assert (options.temperature, options.patches, options.nce_weight, options.identity_weight) == (0.07, 256, 1.0, 1.0)
     assert (options.synthesis_weight, options.fusion, options.gan) == (1e-3, "maf", "lsgan")
     assert (config.sample.crop, config.sample.batch, config.sample.labelled) == ((224, 224), 4, "auto")
-    assert config.prepare.plane == "axial" and config.train.optimizer == "adam"
+    assert config.sample.plane == "axial" and config.train.optimizer == "adam"
     assert config.train.epochs == 110 and options.alone * config.train.epochs == pytest.approx(10)
     with torch.device("meta"):
         method = MafNet(options, SOURCES, TARGETS)
@@ -401,14 +403,14 @@ def test_what_labels_mean_is_settled_once(labels: tuple[int, ...], named: str, c
     batch = make_batch()
     assert batch.segmentation is not None
     # a batch that holds a 3 alone is read as the whole data set says
-    table = CONVENTIONS[convention]
     number = labels[-1]
+    column = int(get(convention).classes(np.array([number]))[0])
     one = dataclasses.replace(batch, segmentation=torch.full_like(batch.segmentation, number))
     torch.manual_seed(2)
     logs = method.step(one, Record())
     with torch.no_grad():
         scores = method.segment(one, method.generator(sources_of(one))[0])
-    assert float(logs["S"]) == pytest.approx(float(-scores.log_softmax(1)[:, table[number]].mean()), rel=1e-4)
+    assert float(logs["S"]) == pytest.approx(float(-scores.log_softmax(1)[:, column].mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -440,6 +442,36 @@ def test_labels_that_are_not_of_the_convention_named_stop_before_training() -> N
             make(labels="brats2017", joint=joint).check_data((0, 1, 2, 3))
 
 
+def test_a_convention_of_ones_own_is_saved_with_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "clinic.yaml"
+    path.write_text("labels: {5: enhancing, 6: edema, 20: necrosis}\n")
+    method = make(labels=str(path))
+    assert method.check_data((0, 6, 20)) == []
+    save_arrays(tmp_path / "w.safetensors", method_state(method))
+    path.unlink()
+    other = make(labels=str(path))  # elsewhere the file is not there, and need not be
+    load_state(other, read_arrays(tmp_path / "w.safetensors"), tmp_path)
+    found = other.label_convention
+    assert isinstance(found, Convention) and found.name == "clinic"
+    assert dict(found.labels) == {0: "background", 5: "enhancing", 6: "edema", 20: "necrosis"}
+    with pytest.raises(UsageError, match=r"options\.labels=.*clinic\.yaml: label convention .* cannot be read"):
+        other.check_data((0, 6, 20))
+    path.write_text("labels: {21: enhancing}\n")
+    with pytest.raises(UsageError, match="label 21 is above 20, the last that a run can save"):
+        make(labels=str(path))
+    with pytest.raises(UsageError, match="label convention tissue has background, csf, gm, wm, no tumour"):
+        make(labels="tissue")
+
+
+def test_the_number_of_a_convention_is_its_own_and_old_runs_are_read() -> None:
+    tumours = [get(name) for name in conventions() if get(name).is_tumour]
+    assert [convention_from(code_of(each)) for each in tumours] == tumours
+    assert code_of(get("brats2017")) == 0o40321  # from the right: labels 0, 1, 2, no 3, 4
+    # version 0.1 saved a place in the list of its four conventions
+    old = ["brats2017", "brats2015", "brats2023", "brats-post-treatment"]
+    assert [convention_from(number).name for number in range(4)] == old
+
+
 # --- maps -----------------------------------------------------------------------------------------------------------------
 
 
@@ -469,14 +501,14 @@ def test_segmentation_maps() -> None:
     method.segments.fill_(True)
     shares = method.map(batch, "segmentation")["segmentation"]
     torch.testing.assert_close(shares.sum(1), torch.ones(2, 32, 48))
-    expected = method.segment(batch, method(batch)["T1ce"]).softmax(1)
+    expected = method.segment(batch, method(batch)["T1ce"].mean).softmax(1)
     torch.testing.assert_close(shares, expected)
     tiny = Batch({name: image[..., :16, :16] for name, image in batch.images.items()})
     with pytest.raises(UsageError, match="tumour U-Net needs images of more than 16x16; use larger patches, or pad them"):
         method.map(tiny, "segmentation")
     thin = Batch({name: image[..., :16, :32] for name, image in batch.images.items()})
     assert method.map(thin, "segmentation")["segmentation"].shape == (2, 4, 16, 32)
-    assert method(tiny)["T1ce"].shape == (2, 1, 16, 16)
+    assert method(tiny)["T1ce"].mean.shape == (2, 1, 16, 16)
 
 
 def test_what_it_knows_of_labels_is_saved_with_the_weights(tmp_path: Path) -> None:
@@ -522,7 +554,7 @@ class Told:
 def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
     """Validations give these scores, one after the other."""
     left = iter(scores)
-    monkeypatch.setattr(loop, "validate", lambda *words: {"d1": next(left)})
+    monkeypatch.setattr(loop, "validate", lambda *words, own: Validated({"d1": next(left)}, None, None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -568,9 +600,9 @@ def test_a_run_that_was_killed_before_the_second_stage_goes_on_to_the_same_bits(
     real = loop.validate
     calls: list[int] = []
 
-    def validate(*words: Any) -> dict[str, float]:
+    def validate(*words: Any, **more: Any) -> Validated:
         calls.append(1)
-        return killed() if len(calls) == 3 else real(*words)  # type: ignore[return-value, func-returns-value]
+        return killed() if len(calls) == 3 else real(*words, **more)  # type: ignore[return-value, func-returns-value]
 
     monkeypatch.setattr(loop, "validate", validate)
     with pytest.raises(KeyboardInterrupt):
@@ -616,7 +648,10 @@ def test_every_row_of_table_1_trains(row: str, tmp_path: Path) -> None:
     config = tiny_config("mafnet", **{**RUN, **TABLE_1[row], "options__alone": 0.5, "train__steps": 2, "train__validate_every": 2})
     told = Told()
     train(config, sessions_store(tmp_path), SPLIT_OF_SESSIONS, tmp_path / "run", runtime=CPU, progress=told)
-    assert told.messages == ["learning the level of predicted volumes from 3 cases"]
+    assert told.messages == [
+        "learning the brightness of predicted volumes from 3 cases",
+        "scoring the kept weights on 1 validation cases",
+    ]
     last = [record for record in RunFolder.open(tmp_path / "run").records() if "lr" in record][-1]
     assert ("S" in last) is (row != "synthesis alone")
     assert all(math.isfinite(last[key]) for key in ("D", "G_gan", "G_nce", "G_idt"))

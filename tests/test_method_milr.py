@@ -57,7 +57,7 @@ def make_batch(
 
 @torch.inference_mode()
 def predict(method: Milr, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
-    return method(batch, wanted)
+    return {name: output.mean for name, output in method(batch, wanted).items()}
 
 
 # --- networks: the facts of the paper and of the issue ---------------------------------------------------------------------
@@ -349,6 +349,76 @@ def test_costs_against_numpy(fusion: str, present: dict[str, list[bool]] | None)
     assert list(logs) == ["c1", "c2", "c3"]
     np.testing.assert_allclose([logs["c1"], logs["c2"], logs["c3"]], [c1, c2, c3], rtol=1e-4)
     np.testing.assert_allclose(loss, 2 * c1 + 3 * c2 + 5 * c3, rtol=1e-4)
+
+
+def pair_means(method: Milr, batch: Batch, given: dict[str, list[bool]], asked: dict[str, list[bool]]) -> tuple[float, float]:
+    """c1 and c3 of max fusion, by loops over the pairs of a sample and a target that count."""
+    with torch.inference_mode():
+        latents = {name: method.encoders[name](batch.images[name]) for name in method.sources}
+        c1 = 0.0
+        for name, z in latents.items():
+            errors = [
+                float((method.decoders[target](z[n : n + 1]) - batch.images[target][n : n + 1]).abs().mean())
+                for n in range(batch.size)
+                for target in asked
+                if given[name][n] and asked[target][n]
+            ]
+            c1 += sum(errors) / max(1, len(errors))
+        errors = []
+        for n in range(batch.size):
+            there = [latents[name][n : n + 1] for name in method.sources if given[name][n]]
+            fused = torch.stack(there).amax(dim=0)
+            for target in asked:
+                if asked[target][n]:
+                    errors.append(float((method.decoders[target](fused) - batch.images[target][n : n + 1]).abs().mean()))
+    return c1, sum(errors) / len(errors)
+
+
+def test_costs_count_the_samples_that_have_the_target() -> None:
+    """A sample without T1ce has a part in FLAIR's costs alone; one without any target in c2 alone."""
+    given = {"T1w": [True, True, False], "T2w": [True, False, True], "PDw": [True, True, True]}
+    asked = {"FLAIR": [True, True, False], "T1ce": [True, False, False]}
+    batch = make_batch({**given, **asked})
+    logs, loss, gradient = step(batch)
+    c1, c3 = pair_means(make(), batch, given, asked)
+    np.testing.assert_allclose([logs["c1"], logs["c3"]], [c1, c3], rtol=1e-5)
+    np.testing.assert_allclose(loss, sum(logs.values()), rtol=1e-6)
+    whole = step(make_batch(given))[0]
+    assert logs["c2"] == whole["c2"] and abs(logs["c3"] - whole["c3"]) > 1e-4  # c2 asks for no target
+    # what stands where a target is absent has no say
+    junk = {name: torch.where(flag[:, None, None, None], batch.images[name], 9.0) for name, flag in batch.present.items()}
+    other, _, same = step(replace(batch, images={**batch.images, **{name: junk[name] for name in TARGETS}}))
+    assert other == logs and all(torch.equal(gradient[name], same[name]) for name in gradient)
+
+
+def test_samples_without_a_target_train_the_latents_alone() -> None:
+    batch = make_batch().only(SOURCES)
+    logs, loss, gradient = step(batch)
+    assert list(logs) == ["c2"] and loss == logs["c2"] > 0
+    assert all(bool(g.abs().max() > 0) for name, g in gradient.items() if name.startswith("encoders") and g.ndim > 1)
+    assert all(not bool(g.any()) for name, g in gradient.items() if name.startswith("decoders"))
+    flags = dict.fromkeys(TARGETS, torch.zeros(batch.size, dtype=torch.bool))
+    held = {name: torch.zeros_like(batch.images["T1w"]) for name in TARGETS}
+    zeros = replace(batch, images={**batch.images, **held}, present={**batch.present, **flags})
+    assert step(zeros)[0] == logs
+    frozen = make(frozen=SOURCES).train()  # nothing that learns is reached: no update, and no crash
+    assert list(frozen.step(batch, Taken(frozen))) == ["c2"]
+
+
+def test_a_contrast_in_both_roles_is_truth_where_it_is_not_shown() -> None:
+    """T2w goes in where it is shown, and is asked for elsewhere: never both in one sample."""
+    sources, targets = ("T1w", "T2w"), ("T2w", "FLAIR")
+    shown = {"T1w": [True] * 3, "T2w": [True, False, False]}
+    batch = replace(make_batch(), shown={name: torch.tensor(flag) for name, flag in shown.items()}).only((*sources, *targets))
+    asked = {"T2w": [False, True, True], "FLAIR": [True] * 3}
+    method = make(sources, targets)
+    taken = Taken(method.train())
+    logs = method.step(batch, taken)
+    c1, c3 = pair_means(make(sources, targets), batch, shown, asked)
+    np.testing.assert_allclose([float(logs["c1"]), float(logs["c3"])], [c1, c3], rtol=1e-5)
+    blind = replace(batch, images={**batch.images, "T2w": batch.images["T2w"] * torch.tensor([1.0, 0, 0])[:, None, None, None]})
+    seen, unseen = predict(method.eval(), batch), predict(method, blind)
+    assert all(torch.equal(seen[name], unseen[name]) for name in targets)
 
 
 def test_disagreement_of_latents_that_agree_is_zero() -> None:

@@ -15,12 +15,13 @@ import pytest
 
 from synthmr.config import RunConfig, to_dict
 from synthmr.errors import MissingExtra, UsageError
-from synthmr.methods import registry
+from synthmr.methods import registry, table
 from synthmr.methods.configure import build_config, get_preset, restore_config
-from synthmr.methods.contract import check_request
+from synthmr.methods.contract import FittedMethod, NeuralMethod, Spec, check_request
 from synthmr.methods.copy import Copy
 from synthmr.methods.hinet import HiNet, HiNetOptions
 from synthmr.methods.linear import Linear
+from synthmr.methods.source import BASE_PRESETS, Declared, declared
 from synthmr.methods.table import capability_rows
 from synthmr.methods.unet import UNet
 from synthmr.prepare.normalize import value_range
@@ -58,9 +59,16 @@ def stub(monkeypatch: pytest.MonkeyPatch, folder: Path, source: str, name: str =
 
 
 def test_other_packages_add_methods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    stub(monkeypatch, tmp_path, "from synthmr.methods.copy import Copy\nclass Theirs(Copy): pass\n")
+    source = "from dataclasses import replace\nfrom synthmr.methods.copy import Copy\n"
+    source += "class Theirs(Copy):\n    spec = replace(Copy.spec, name='{}')\n"
+    stub(monkeypatch, tmp_path, source.format("theirs"))
     assert registry.load("theirs").__name__ == "Theirs"
     assert list(registry.available()) == [*registry.METHODS, "theirs"]
+    (row,) = [row for row in capability_rows() if row["name"] == "theirs"]  # its source does not tell, its class does
+    assert row["title"] == Copy.spec.title
+    stub(monkeypatch, tmp_path, source.format("copy"))
+    with pytest.raises(UsageError, match="method theirs is a class that calls itself copy; its package must name both alike"):
+        registry.load("theirs")
 
 
 def test_other_packages_do_not_replace_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -117,7 +125,81 @@ def test_capability_table() -> None:
         "paper": "Zhou et al., IEEE Transactions on Medical Imaging 2020 doi:10.1109/TMI.2020.2975344",
     }
     assert rows["linear"]["paper"] == "baseline"
-    assert rows["linear"]["dims"] == "2-D, 3-D"
+    assert rows["linear"]["dims"] == "2-D"
+
+
+def test_the_table_is_read_from_source_as_the_classes_have_it() -> None:
+    for name, where in registry.METHODS.items():
+        found, kind = declared(where), registry.load(name)
+        assert found is not None, f"{name}: write spec = Spec(...) of plain values, and the names of presets"
+        assert (found.spec, found.presets) == (kind.spec, tuple(kind.presets))
+
+
+def test_what_the_source_does_not_tell_is_asked_of_the_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    lines = {
+        "plain": "class A(NeuralMethod):\n    spec = Spec('a', 'one', dims=(2, 3))\n    presets = {'x': {**B}, 'y': C}\n",
+        "inherits": "class A(NeuralMethod):\n    spec = Spec('a', 'one')\n",
+        "computed": "class A(NeuralMethod):\n    spec = Spec('a', title())\n",
+        "replaced": "class A(Other):\n    spec = replace(Other.spec, name='a')\n",
+        "spread": "class A(NeuralMethod):\n    spec = Spec('a', 'one')\n    presets = {**B}\n",
+        "strange": "class A(Other):\n    spec = Spec('a', 'one')\n",
+        "wrong": "class A(NeuralMethod):\n    spec = Spec('a', 'one', halo=3)\n",
+        "broken": "class A(\n",
+        "other": "class B(NeuralMethod):\n    spec = Spec('a', 'one')\n",
+    }
+    for name, text in lines.items():
+        (tmp_path / f"{name}_source.py").write_text(text)
+    found = {name: declared(f"{name}_source:A") for name in lines}
+    assert found["plain"] == Declared(Spec("a", "one", dims=(2, 3)), ("x", "y"))
+    assert found["inherits"] == Declared(Spec("a", "one"), ("paper", "fast"))
+    assert [name for name, each in found.items() if each is None] == [
+        "computed",
+        "replaced",
+        "spread",
+        "strange",
+        "wrong",
+        "broken",
+        "other",
+    ]
+    assert declared("no_such_module_here:A") is None and declared("synthmr:A") is None
+    assert not any(name.endswith("_source") for name in sys.modules)  # nothing was run
+    assert NeuralMethod.presets.keys() == FittedMethod.presets.keys() == set(BASE_PRESETS)
+
+
+def test_the_table_is_printed_without_torch() -> None:
+    code = "import sys; sys.argv = ['synthmr', 'methods', '--json']\nfrom synthmr.cli import main\ntry:\n    main()\nfinally:\n"
+    code += "    print({'torch', 'monai', 'sklearn', 'scipy'} & set(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr.strip() == "set()"
+    assert [row["name"] for row in json.loads(done.stdout)][: len(registry.METHODS)] == list(registry.METHODS)
+
+
+@pytest.mark.parametrize("document", table.DOCUMENTS)
+def test_the_documents_hold_the_table_of_the_classes(document: str) -> None:
+    text = (Path(__file__).parents[1] / document).read_text(encoding="utf-8")
+    assert table.with_table(text, document) == text, "renew it: python -m synthmr.methods.table --write"
+    rows = table.markdown().splitlines()
+    assert len(rows) == len(table.brief().splitlines()) == 2 + len(registry.METHODS)
+    row = next(row for row in rows if row.startswith("| `milr` |"))
+    assert (
+        "| 1 to 8 | 1 to 8 | yes | 2-D | paired | [Chartsias et al.," in row and "(https://doi.org/10.1109/TMI.2017.2764326)" in row
+    )
+
+
+def test_the_table_of_a_document_is_renewed_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").mkdir()
+    old = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
+    for document in table.DOCUMENTS:
+        (tmp_path / document).write_text(old)
+    monkeypatch.chdir(tmp_path)
+    assert table.main(["--write"]) == 0 and table.main(["--wirte"]) == 2
+    for document in table.DOCUMENTS:
+        rows = table.brief() if document == table.README else table.markdown()
+        assert (tmp_path / document).read_text() == f"before\n{table.BEGIN}\n{rows}{table.END}\nafter\n"
+    for text in ("", table.BEGIN, f"{table.END}{table.BEGIN}", old + old):
+        with pytest.raises(UsageError, match=r"x.md needs one line <!-- methods:begin -->"):
+            table.with_table(text, "x.md")
 
 
 # --- presets and precedence -----------------------------------------------------------------------------------------------
@@ -136,7 +218,7 @@ def test_the_paper_preset_is_the_papers() -> None:
     config = build(preset="paper")
     assert config.options == HiNetOptions()
     assert (config.options.filters, config.options.l1_weight, config.options.reconstruction_weight) == (32, 100.0, 20.0)
-    assert (config.prepare.normalizer, config.prepare.plane) == ("minmax", "axial")
+    assert (config.prepare.normalizer, config.sample.plane) == ("minmax", "axial")
     assert (config.sample.mode, config.sample.crop, config.sample.patch) == ("tiles", (160, 180), (128, 128))
     train = config.train
     assert (train.epochs, train.steps, train.minutes) == (300, 0, 0)
@@ -236,7 +318,8 @@ def test_a_saved_configuration_of_something_else_is_refused(key: str, value: Any
         ("sample.batch=0", r"sample.batch=0 is outside 1"),
         ("prepare.normalizer=percentil", r"unknown normalizer 'percentil': did you mean percentile"),
         ("prepare.source_normalizer=z", r"unknown normalizer 'z'"),
-        ("prepare.plane=oblique", r"prepare.plane='oblique'"),
+        ("sample.plane=oblique", r"sample.plane='oblique'"),
+        ("prepare.plane=coronal", "is called sample.plane now"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_in_one_line(setting: str, words: str) -> None:

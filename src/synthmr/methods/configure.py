@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from synthmr.config import SECTIONS, RunConfig, check_resize, from_dict, merge, nest, parse_settings
+from synthmr.config import RENAMED, SECTIONS, RunConfig, check_resize, from_dict, merge, nest, parse_settings
 from synthmr.errors import UsageError, did_you_mean
 from synthmr.methods import registry
 from synthmr.methods.contract import check_request, is_paired
@@ -57,6 +57,7 @@ def build_config(
     for section in SECTIONS:
         if not isinstance(yaml.get(section, {}), Mapping):
             raise UsageError(f"{section} must be key: value pairs, not {yaml[section]!r}; fill the section or leave it out.")
+    yaml = _renamed(yaml)
     typed = parse_settings(settings, method.Options)
     named = {**yaml.get("train", {}), **typed.get("train", {}), **(budget or {})}
     data = merge(merge(get_preset(method, preset), _without_names(yaml, method.spec.name, sources, targets)), typed)
@@ -69,12 +70,15 @@ def build_config(
         data["seed"] = seed
     options = data.pop("options", {})
     head = {"method": method.spec.name, "preset": preset, "sources": tuple(sources), "targets": tuple(targets)}
+    head["code"] = registry.word_of(method)
     config = from_dict(RunConfig, {**data, **head})
     config = dataclasses.replace(config, options=from_dict(method.Options, options, "options."))
-    if getattr(config.options, "frozen", ()):
+    config = _in_three_dimensions(config, method, {**yaml.get("sample", {}), **typed.get("sample", {})})
+    if method.spec.extendable and config.options.frozen:
         raise UsageError("options.frozen: `synthmr extend` fills it in, of a trained run's contrasts; leave it out.")
     _check_training(config, method)
-    check_request(method.spec, config.sources, config.targets, value_range(config.prepare.normalizer), registry.serving)
+    bounds, any_subset = value_range(config.prepare.normalizer), method.traits(config.options).any_subset
+    check_request(method.spec, config.sources, config.targets, bounds, registry.serving, any_subset)
     if config.prepare.source_normalizer:
         value_range(config.prepare.source_normalizer)  # refuses an unknown name
     return config
@@ -89,10 +93,6 @@ def restore_config(method: Any, data: Mapping[str, Any]) -> RunConfig:
     plain = _renamed(data)
     options = from_dict(method.Options, plain.pop("options", None) or {}, "options.")
     return dataclasses.replace(from_dict(RunConfig, plain), options=options)
-
-
-#: section.key of older runs -> what it is called now
-RENAMED = {"train.level": "train.brightness"}
 
 
 def _renamed(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,8 +113,48 @@ def _without_names(yaml: Mapping[str, Any], method: str, sources: Sequence[str],
         stored = rest.pop(key, given)
         if stored != given:
             raise UsageError(f"the configuration file says {key}: {stored} and the call says {given}; change one of them.")
-    rest.pop("preset", None)
-    return rest
+    return {key: value for key, value in rest.items() if key not in ("preset", "code")}
+
+
+def _in_three_dimensions(config: RunConfig, method: Any, named: Mapping[str, Any]) -> RunConfig:
+    """The configuration with boxes for samples where the method works in three dimensions and nobody said otherwise.
+
+    Args:
+        config: merged.
+        method: a class of the registry.
+        named: what a person said of ``sample``; the rest is of presets, which are for slices.
+    """
+    if method.traits(config.options).dims != 3:
+        return config
+    preset: dict[str, Any] = {"mode": "boxes", "crop": (0, 0), "resize": (0, 0), "middle": 0}
+    changes = {key: value for key, value in preset.items() if key not in named}
+    return dataclasses.replace(config, sample=dataclasses.replace(config.sample, **changes))
+
+
+def _check_dimensions(config: RunConfig, method: Any) -> None:
+    """Check that samples have the dimensions that the method works in, and that subsets are drawn for one that takes them.
+
+    Raises:
+        UsageError: they do not.
+    """
+    sample, traits, name = config.sample, method.traits(config.options), method.spec.name
+    if traits.dims == 2 and sample.mode == "boxes":
+        raise UsageError(f"sample.mode=boxes: {name} works on slices with these options; use slices, patches or tiles.")
+    if traits.dims == 3:
+        if sample.mode != "boxes":
+            raise UsageError(f"sample.mode={sample.mode}: {name} works on volumes with these options; use sample.mode=boxes.")
+        flat = [key for key in ("crop", "resize") if getattr(sample, key) != (0, 0)] + ["middle"] * bool(sample.middle)
+        if flat:
+            value = getattr(sample, flat[0])
+            words = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            raise UsageError(f"sample.{flat[0]}={words} is of slices, and {name} works on volumes here; leave it out (sample.box).")
+        if any(edge % method.spec.divisor for edge in sample.box):
+            near = ",".join(str(-(-edge // method.spec.divisor) * method.spec.divisor) for edge in sample.box)
+            raise UsageError(
+                f"sample.box={','.join(map(str, sample.box))} must be multiples of {method.spec.divisor} for {name}; use {near}."
+            )
+    if sample.subsets == "drawn" and not traits.any_subset:
+        raise UsageError(f"sample.subsets=drawn: {name} needs all of its sources; use a method that takes any subset (milr).")
 
 
 def _check_training(config: RunConfig, method: Any) -> None:
@@ -125,10 +165,11 @@ def _check_training(config: RunConfig, method: Any) -> None:
         ("train.schedule", train.schedule, ("constant", "linear", "cosine")),
         ("train.precision", train.precision, ("auto", "32", "bf16")),
         ("train.channels_last", train.channels_last, ("auto", "on", "off")),
-        ("sample.mode", sample.mode, ("slices", "patches", "tiles")),
+        ("sample.mode", sample.mode, ("slices", "patches", "tiles", "boxes")),
+        ("sample.plane", sample.plane, ("axial", "coronal", "sagittal")),
+        ("sample.subsets", sample.subsets, ("auto", "all", "drawn")),
         ("sample.paired", sample.paired, ("auto", "on", "off")),
         ("sample.labelled", sample.labelled, ("auto", "on", "off")),
-        ("prepare.plane", config.prepare.plane, ("axial", "coronal", "sagittal")),
         ("prepare.mask", config.prepare.mask, ("auto", "file", "nonzero", "otsu")),
     ]
     for key, value, allowed in words:
@@ -161,18 +202,20 @@ def _check_training(config: RunConfig, method: Any) -> None:
         ("seed", config.seed, 0, 2**63 - 1),
     ]
     limits += [("sample.patch", edge, 1, 100_000) for edge in sample.patch]
+    limits += [("sample.box", edge, 1, 10_000) for edge in sample.box]
     limits += [("sample.resize", edge, 0, 100_000) for edge in sample.resize]
     limits += [("sample.crop", edge, 0 if sample.crop == (0, 0) else 1, 100_000) for edge in sample.crop]
     limits += [(f"train.{name}", getattr(train, name), 0, 1e12) for name in (*BUDGETS, "warmup", "validate_every", "patience")]
     for key, number, low, high in limits:
         if not low <= number <= high:
             raise UsageError(f"{key}={number:g} is outside {low:g} to {high:g}.")
+    _check_dimensions(config, method)
     check_resize(sample, method.spec.divisor)
     is_paired(method.spec, sample)  # refuses what the method cannot do
     given = [key for key in BUDGETS if getattr(train, key)]
-    if given and not hasattr(method, "step"):
+    if given and not method.trains_in_steps:
         raise UsageError(f"{config.method} is fitted in one go and takes no --{given[0]}; leave it out.")
     if len(given) > 1:
         raise UsageError(f"train.{' and train.'.join(given)} are both set; give one budget.")
-    if not given and hasattr(method, "step"):
+    if not given and method.trains_in_steps:
         raise UsageError(f"{method.spec.name} needs a budget: --steps, --epochs or --minutes.")

@@ -1,6 +1,6 @@
 """`copy`: the best single source after a monotone map. The floor that any synthesis must beat.
 
-For each source an isotonic regression (scikit-learn; increasing or decreasing, whichever fits) maps its intensities to the
+For each source an isotonic regression (increasing or decreasing, whichever fits) maps its intensities to the
 target's, learnt on brain voxels of the training cases; the source whose mapped image has the least squared error is kept.
 The regression runs on bins of voxels, each with its mean and its weight: as exact as the stored map can be, and as fast for a
 thousand subjects as for ten.
@@ -14,9 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from synthmr.batch import Batch
+from synthmr.batch import Batch, Output
 from synthmr.errors import UsageError
 from synthmr.methods.contract import FittedMethod, Spec, check_wanted
 from synthmr.methods.parts.voxels import sample_voxels
@@ -46,7 +45,7 @@ def monotone_map(x: np.ndarray, y: np.ndarray, knots: int) -> tuple[np.ndarray, 
         Knots ``(K,)``, increasing, K at most ``knots``; values ``(K,)`` there, linear in between and constant beyond the
         ends; and the mean squared error of the map on the data.
     """
-    from sklearn.isotonic import IsotonicRegression
+    from scipy.optimize import isotonic_regression
 
     # half of the bins where the voxels are, half evenly, for the long bright tail that minmax leaves
     half = np.linspace(0, 1, max(2, knots // 2))
@@ -58,7 +57,7 @@ def monotone_map(x: np.ndarray, y: np.ndarray, knots: int) -> tuple[np.ndarray, 
     where, level = (np.bincount(bins, each, len(edges))[kept] / weight for each in (x, y))
     found = []
     for rising in (True, False):  # both are tried, because the sign of a correlation can mislead
-        values = IsotonicRegression(increasing=rising).fit_transform(where, level, sample_weight=weight)
+        values = isotonic_regression(level, weights=weight, increasing=rising).x
         found.append((where, values, float(np.mean((np.interp(x, where, values) - y) ** 2))))
     return min(found, key=lambda each: each[2])
 
@@ -67,7 +66,7 @@ class Copy(FittedMethod):
     """The best single source after a monotone map."""
 
     spec: ClassVar[Spec] = Spec(
-        name="copy", title="best single source after a monotone intensity map", sources=(1, 16), targets=(1, 8), dims=(2, 3)
+        name="copy", title="best single source after a monotone intensity map", sources=(1, 16), targets=(1, 8)
     )
     Options: ClassVar[type] = CopyOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {}, "paper": {"train.brightness": False}}
@@ -109,8 +108,8 @@ class Copy(FittedMethod):
                 raise ValueError(f"the map of {target} is of source number {int(state[f'{target}.source'][0])}")
         self._maps = {t: (int(state[f"{t}.source"][0]), state[f"{t}.knots"], state[f"{t}.values"]) for t in self.targets}
 
-    def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Map the chosen source: contrast -> ``(B, 1, H, W)``."""
+    def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
+        """Map the chosen source: contrast -> output with a mean ``(B, 1, H, W)``."""
         _, targets = check_wanted(self, batch, wanted)
         out = {}
         for target in targets:
@@ -119,5 +118,5 @@ class Copy(FittedMethod):
             index, knots, values = self._maps[target]
             image = batch.images[self.sources[index]]
             mapped = np.interp(image.cpu().numpy(), knots, values).astype(np.float32)
-            out[target] = torch.from_numpy(mapped).to(image.device)
+            out[target] = Output(torch.from_numpy(mapped).to(image.device))
         return out

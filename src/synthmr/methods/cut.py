@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthmr.batch import Batch
+from synthmr.batch import Batch, Output
 from synthmr.errors import UsageError, did_you_mean
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 from synthmr.methods.parts.gan import OBJECTIVES
@@ -36,6 +36,7 @@ from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
 from synthmr.methods.parts.resnet import LEAST, ResnetDecoder, ResnetEncoder, Skip
 from synthmr.methods.parts.unpaired import on_background, play
+from synthmr.methods.presets import UNPAIRED
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -167,13 +168,7 @@ class Cut(NeuralMethod):
             "options.patches": 128,
             "sample.batch": 2,
             "sample.min_brain": 0.2,
-            "augment.flip": 0.5,
-            "train.minutes": 12.0,
-            "train.lr": 4e-4,
-            "train.beta1": 0.5,
-            "train.schedule": "linear",
-            "train.decay_start": 0.5,
-            "train.ema": 0.99,
+            **UNPAIRED,
         },
     }
 
@@ -208,7 +203,7 @@ class Cut(NeuralMethod):
             UsageError: the images are too small for the discriminator, or an L1 is asked for without pairs.
         """
         options = self.options
-        real = batch.images[self.targets[0]]
+        real = batch.centre(self.targets[0])
         check_judged(real, self.spec.name, options.discriminator_scale)
         if options.l1_weight and not batch.paired:
             raise UsageError(f"options.l1_weight={options.l1_weight:g} needs the truth of each sample; add --set sample.paired=on.")
@@ -229,7 +224,7 @@ class Cut(NeuralMethod):
         update("G", torch.stack(list(losses.values())).sum())
         return {"D": d_loss, **{name: loss.detach() for name, loss in losses.items()}}
 
-    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
         """Predict the target.
 
         Raises:
@@ -240,4 +235,4 @@ class Cut(NeuralMethod):
         if min(height, width) < LEAST:
             raise UsageError(f"cut's generator needs images of {LEAST}x{LEAST} or more and was given {height}x{width}; pad them.")
         image, _ = self.generator(batch.stack(sources))
-        return {name: image.float() for name in targets}
+        return {name: Output(image.float()) for name in targets}

@@ -45,13 +45,14 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from synthmr.batch import Batch
+from synthmr.batch import Batch, Output
 from synthmr.errors import UsageError, did_you_mean
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 from synthmr.methods.parts import patchgan, resnet
 from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_loss
 from synthmr.methods.parts.patchgan import PatchGAN
 from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder, Skip
+from synthmr.methods.presets import UNPAIRED
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -181,14 +182,8 @@ class CycleGAN(NeuralMethod):
             "options.skip": True,
             "sample.mode": "slices",
             "sample.batch": 2,
-            "augment.flip": 0.5,
-            "train.minutes": 12.0,
             "train.optimizer": "adam",
-            "train.lr": 4e-4,
-            "train.beta1": 0.5,
-            "train.schedule": "linear",
-            "train.decay_start": 0.5,
-            "train.ema": 0.99,
+            **UNPAIRED,
         },
     }
 
@@ -218,7 +213,7 @@ class CycleGAN(NeuralMethod):
             UsageError: the images are too small for the discriminators, or ``l1_weight`` without pairs.
         """
         options = self.options
-        x, y = batch.stack(self.sources), batch.stack(self.targets)
+        x, y = batch.stack(self.sources), batch.truth(self.targets)
         self._check_step(batch, x)
         fake_y, fake_x = self.g(x), self.f(y)
 
@@ -256,7 +251,7 @@ class CycleGAN(NeuralMethod):
                 " are of different subjects; set sample.paired=on, or options.l1_weight=0."
             )
 
-    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
         """Predict the target; G alone is computed.
 
         Raises:
@@ -269,4 +264,4 @@ class CycleGAN(NeuralMethod):
             least = f"{resnet.LEAST}x{resnet.LEAST}"
             raise UsageError(f"cyclegan's generator needs images of {least} or more and was given {height}x{width}; pad them.")
         image: Tensor = self.g(x)
-        return {name: image.float() for name in targets}
+        return {name: Output(image.float()) for name in targets}

@@ -52,11 +52,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthmr.batch import Batch
+from synthmr.batch import Batch, Output
 from synthmr.errors import UsageError, did_you_mean
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 from synthmr.methods.parts.blocks import init_normal, leaky
 from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_loss
+from synthmr.methods.presets import ADAMW_GAN, AUGMENT_MORE
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -356,24 +357,9 @@ class Disentangled(NeuralMethod):
             "options.discriminator_rate": 0.2,
             "sample.mode": "slices",
             "sample.batch": 8,
-            "augment.flip": 0.5,
-            "augment.rotate": 10.0,
-            "augment.scale": 0.1,
-            "augment.shift": 5.0,
-            "augment.mix": 0.8,
-            "augment.gain": 0.1,
-            "augment.gamma": 0.3,
-            "augment.noise": 0.02,
+            **AUGMENT_MORE,
             "train.minutes": 12.0,
-            "train.optimizer": "adamw",
-            "train.lr": 1e-3,
-            "train.beta1": 0.9,
-            "train.weight_decay": 1e-2,
-            "train.schedule": "cosine",
-            "train.decay_start": 0.4,
-            "train.warmup": 50,
-            "train.clip": 100.0,
-            "train.ema": 0.998,
+            **ADAMW_GAN,
         },
     }
 
@@ -402,7 +388,7 @@ class Disentangled(NeuralMethod):
         """
         options = self.options
         images = [batch.images[name] for name in self.sources]
-        truth = batch.images[self.targets[0]]
+        truth = batch.centre(self.targets[0])
         self._check_size(truth)
         fake, pseudo = self.generator(images)
         l1, rough = l1_losses(truth, fake, pseudo)
@@ -430,11 +416,11 @@ class Disentangled(NeuralMethod):
                 f" {height}x{width}; enlarge sample.patch, sample.crop or sample.batch, or use --set options.gan=none."
             )
 
-    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
         """Predict the target; the discriminator is not asked."""
         sources, targets = check_wanted(self, batch, wanted)
         image, _ = self.generator([batch.images[name] for name in sources])
-        return {name: image.float() for name in targets}
+        return {name: Output(image.float()) for name in targets}
 
     def map_labels(self, name: str, given: Sequence[str]) -> tuple[str, ...]:
         """One image, of the target."""

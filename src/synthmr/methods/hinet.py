@@ -41,11 +41,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthmr.batch import Batch
+from synthmr.batch import Batch, Output
 from synthmr.errors import UsageError, did_you_mean
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 from synthmr.methods.parts.blocks import Activation, conv_block, init_normal, leaky, make_norm, relu
 from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_loss
+from synthmr.methods.presets import ADAMW_GAN, AUGMENT_MORE
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -301,24 +302,9 @@ class HiNet(NeuralMethod):
             "options.l1_weight": 300.0,
             "sample.mode": "slices",
             "sample.batch": 8,
-            "augment.flip": 0.5,
-            "augment.rotate": 10.0,
-            "augment.scale": 0.1,
-            "augment.shift": 5.0,
-            "augment.mix": 0.8,
-            "augment.gain": 0.1,
-            "augment.gamma": 0.3,
-            "augment.noise": 0.02,
+            **AUGMENT_MORE,
             "train.minutes": 30.0,
-            "train.optimizer": "adamw",
-            "train.lr": 1e-3,
-            "train.beta1": 0.9,
-            "train.weight_decay": 1e-2,
-            "train.schedule": "cosine",
-            "train.decay_start": 0.4,
-            "train.warmup": 50,
-            "train.clip": 100.0,
-            "train.ema": 0.998,
+            **ADAMW_GAN,
         },
     }
 
@@ -347,7 +333,7 @@ class HiNet(NeuralMethod):
         """
         options = self.options
         images = [batch.images[name] for name in self.sources]
-        truth = batch.images[self.targets[0]]
+        truth = batch.centre(self.targets[0])
         if self.discriminator is not None and min(truth.shape[2:]) < LEAST_JUDGED:
             height, width = truth.shape[2:]
             raise UsageError(
@@ -372,8 +358,8 @@ class HiNet(NeuralMethod):
         update("D", d_loss)
         return {**logs, "G_gan": adversarial.detach(), "D": d_loss.detach()}
 
-    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
         """Predict the target; neither reconstructions nor discriminator are computed."""
         sources, targets = check_wanted(self, batch, wanted)
         image, _ = self.generator([batch.images[name] for name in sources])
-        return {name: image.float() for name in targets}
+        return {name: Output(image.float()) for name in targets}

@@ -58,12 +58,13 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from synthmr.batch import Batch
+from synthmr.batch import Batch, Output
 from synthmr.errors import UsageError, did_you_mean
-from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
+from synthmr.methods.contract import NeuralMethod, Spec, Update, by_contrast, check_wanted
 from synthmr.methods.parts.blocks import init_normal, leaky, make_norm, relu
 from synthmr.methods.parts.gan import OBJECTIVES, discriminator_loss, generator_loss
 from synthmr.methods.parts.patchgan import PatchGAN, check_judged
+from synthmr.methods.presets import ADAMW_GAN, AUGMENT_MORE
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -255,24 +256,9 @@ class Imt(NeuralMethod):
             "options.discriminator_rate": 0.2,
             "sample.mode": "slices",
             "sample.batch": 8,
-            "augment.flip": 0.5,
-            "augment.rotate": 10.0,
-            "augment.scale": 0.1,
-            "augment.shift": 5.0,
-            "augment.mix": 0.8,
-            "augment.gain": 0.1,
-            "augment.gamma": 0.3,
-            "augment.noise": 0.02,
+            **AUGMENT_MORE,
             "train.minutes": 12.0,
-            "train.optimizer": "adamw",
-            "train.lr": 1e-3,
-            "train.beta1": 0.9,
-            "train.weight_decay": 1e-2,
-            "train.schedule": "cosine",
-            "train.decay_start": 0.4,
-            "train.warmup": 50,
-            "train.clip": 100.0,
-            "train.ema": 0.998,
+            **ADAMW_GAN,
         },
     }
 
@@ -300,7 +286,7 @@ class Imt(NeuralMethod):
             UsageError: the images are too small for the discriminator.
         """
         options = self.options
-        x, y = batch.stack(self.sources), batch.stack(self.targets)
+        x, y = batch.stack(self.sources), batch.truth(self.targets)
         if self.discriminator is not None:
             check_judged(x, "imt")
         fake = self.generator(x)
@@ -321,9 +307,7 @@ class Imt(NeuralMethod):
         update("G", options.gan_weight * adversarial + loss)
         return {**logs, "G_gan": adversarial.detach(), "D": d_loss.detach()}
 
-    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
         """Predict the targets; the discriminator is not computed."""
         sources, targets = check_wanted(self, batch, wanted)
-        images = self.generator(batch.stack(sources)).float()
-        order = {name: channel for channel, name in enumerate(self.targets)}
-        return {name: images[:, order[name] : order[name] + 1] for name in targets}
+        return by_contrast(self.generator(batch.stack(sources)), self.targets, targets)

@@ -15,11 +15,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from synthmr.batch import Batch
+from synthmr.batch import Batch, Output
 from synthmr.errors import UsageError
-from synthmr.methods.contract import FittedMethod, Spec, check_wanted
+from synthmr.methods.contract import FittedMethod, Spec, by_contrast, check_wanted
 from synthmr.methods.parts.voxels import sample_voxels
 
 #: voxels whose monomials are in memory at once
@@ -60,7 +59,7 @@ class Linear(FittedMethod):
     """Polynomial ridge regression on co-located intensities."""
 
     spec: ClassVar[Spec] = Spec(
-        name="linear", title="polynomial ridge regression on co-located intensities", sources=(1, 8), targets=(1, 8), dims=(2, 3)
+        name="linear", title="polynomial ridge regression on co-located intensities", sources=(1, 8), targets=(1, 8)
     )
     Options: ClassVar[type] = LinearOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {}, "paper": {"train.brightness": False}}
@@ -127,9 +126,9 @@ class Linear(FittedMethod):
             raise ValueError(f"weights have shape {state['weights'].shape}, not {(len(self._powers), len(self.targets))}")
         self._state = {name: state[name] for name in ("centre", "scale", "mean", "sd", "weights", "level", "low", "high")}
 
-    def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Evaluate the polynomial at every pixel: contrast -> ``(B, 1, H, W)`` (or ``(B, 1, D, H, W)``); intensities outside
-        the training range are clipped to it, since a polynomial is worthless there."""
+    def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
+        """Evaluate the polynomial at every pixel: contrast -> output with a mean ``(B, 1, H, W)``; intensities
+        outside the training range are clipped to it, since a polynomial is worthless there."""
         _, targets = check_wanted(self, batch, wanted)
         if not self._state:
             raise UsageError("linear was not fitted; call fit, or load a run.")
@@ -143,5 +142,4 @@ class Linear(FittedMethod):
             features = torch.from_numpy(self._monomials(((x - s["centre"]) / s["scale"]).numpy()))
             values = ((features - s["mean"]) / s["sd"]) @ s["weights"] + s["level"]
             out[index] = values.T.reshape(len(self.targets), *space).float()
-        order = {name: column for column, name in enumerate(self.targets)}
-        return {name: out[:, order[name] : order[name] + 1].to(device) for name in targets}
+        return by_contrast(out.to(device), self.targets, targets)

@@ -19,7 +19,7 @@ Where the paper is silent or contradicts itself:
   is the mean over encoders.
 - "lambda_X = 1 and lambda_Y = 1 when we jointly train the consistency loss; otherwise lambda_X = 10 and lambda_Y = 0": the former.
 - Eq. 5 is a cross-entropy whose symbols stand in each other's place: the mean over pixels of -log of the true class's probability.
-- The classes are those of `parts.tumour`; which labels the data use is settled once, from all training cases (``labels=auto``).
+- The classes are those of `synthmr.labels`; which labels the data use is settled once, from all training cases (``labels=auto``).
 - Eq. 6 weighs synthesis by 1e-3 for the generator; the discriminator's own objective needs no weight. The heads H learn with G.
 - "10 epochs, then 100 more": the synthesis is trained alone for that share of the run (``alone``).
 - PSNR says nothing of the segmentation, so in the joint stage the last weights are kept, not those of the best PSNR.
@@ -33,6 +33,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -40,21 +41,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthmr.batch import Batch
+from synthmr.batch import Batch, Output
 from synthmr.errors import DataError, UsageError, did_you_mean
-from synthmr.labels import CLASSES, CONVENTIONS, convention_of, to_classes
+from synthmr.labels import CLASSES, Convention, convention_of, conventions, get, to_classes, tumour
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 from synthmr.methods.parts.blocks import init_normal
+from synthmr.methods.parts.convention import NO_LABELS, code_of, convention_from, is_gone, named_labels
 from synthmr.methods.parts.gan import OBJECTIVES
 from synthmr.methods.parts.patchgan import PatchGAN, check_judged
 from synthmr.methods.parts.patchnce import LAYERS, PatchHeads, check_layers, patch_nce
 from synthmr.methods.parts.resnet import ResnetDecoder, ResnetEncoder, Skip
+from synthmr.methods.parts.unet import PlainUNet
 from synthmr.methods.parts.unpaired import on_background, play
+from synthmr.methods.presets import UNPAIRED
 
 FUSIONS = ("maf", "mean", "single")
 JOINT = ("auto", "true", "false")
 SEGMENTER_INPUTS = ("synthetic", "sources")
-NO_LABELS = -1  # in place of a label convention: there are no tumour labels to learn from
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
@@ -75,7 +78,8 @@ class MafNetOptions:
         segmenter_input: synthetic (sources and synthetic target) or sources (the U-Net without T1ce of Table I).
         segmenter_filters: width of the U-Net's first layer.
         segmenter_rate: its learning rate as a factor of the generator's; a quarter in the paper.
-        labels: convention of the segmentation's labels: brats2015, brats2017, brats2023, brats-post-treatment or auto.
+        labels: convention of the segmentation's labels: a name of `synthmr.labels.conventions`, your own YAML file, or auto: what
+            the labels of all training cases tell.
         alone: share of the training in which the synthesis learns alone.
         synthesis_weight: lambda of Eq. 6.
         gan: lsgan or log.
@@ -125,11 +129,12 @@ class MafNetOptions:
             "joint": JOINT,
             "segmenter_input": SEGMENTER_INPUTS,
             "gan": OBJECTIVES,
-            "labels": ("auto", *CONVENTIONS),
         }
         for key, allowed in words.items():
             if getattr(self, key) not in allowed:
                 raise UsageError(f"options.{key}={getattr(self, key)!r}: {did_you_mean(str(getattr(self, key)), allowed)}")
+        if self.labels != "auto" and not is_gone(self.labels):
+            named_labels(self.labels)
         counts = ("filters", "encoder_blocks", "discriminator_filters", "segmenter_filters", "hidden")
         for key in (*counts, "discriminator_steps", "discriminator_scale"):
             if getattr(self, key) < 1:
@@ -224,11 +229,9 @@ class Generator(nn.Module):
 
 
 def tumour_unet(inputs: int, filters: int) -> nn.Module:
-    """The U-Net of Eq. 5: ``(B, inputs, H, W) -> (B, 4, H, W)`` scores. MONAI's; imported where it is needed."""
-    from monai.networks.nets import BasicUNet
-
+    """The U-Net of Eq. 5: ``(B, inputs, H, W) -> (B, 4, H, W)`` scores."""
     widths = (filters, 2 * filters, 4 * filters, 8 * filters, 8 * filters, filters)
-    return BasicUNet(spatial_dims=2, in_channels=inputs, out_channels=len(CLASSES), features=widths)
+    return PlainUNet(2, inputs, len(CLASSES), widths)
 
 
 # --- the method ---------------------------------------------------------------------------------------------------------
@@ -252,7 +255,7 @@ class MafNet(NeuralMethod):
     Options: ClassVar[type] = MafNetOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
-            "prepare.plane": "axial",
+            "sample.plane": "axial",
             "sample.crop": (224, 224),
             "sample.labelled": "auto",
             "sample.min_brain": 0.0,
@@ -282,19 +285,13 @@ class MafNet(NeuralMethod):
             "options.patches": 128,
             "sample.batch": 2,
             "sample.min_brain": 0.2,
-            "augment.flip": 0.5,
-            "train.minutes": 12.0,
-            "train.lr": 4e-4,
-            "train.beta1": 0.5,
-            "train.schedule": "linear",
-            "train.decay_start": 0.5,
-            "train.ema": 0.99,
+            **UNPAIRED,
         },
     }
 
     #: whether the segmentation is trained; a buffer, so that it is saved with the weights
     segments: Tensor
-    #: index in `CONVENTIONS` of what the training data's labels mean, or `NO_LABELS`
+    #: what the training data's labels mean, as `code_of` says it, or `NO_LABELS`
     convention: Tensor
 
     def __init__(self, options: MafNetOptions, sources: Sequence[str], targets: Sequence[str]) -> None:
@@ -308,8 +305,12 @@ class MafNet(NeuralMethod):
         channels = len(self.sources) + (options.segmenter_input == "synthetic")
         self.segmenter = tumour_unet(channels, options.segmenter_filters) if options.segmenter else None
         self.register_buffer("segments", torch.tensor(False))
-        first = options.labels if options.labels != "auto" else "brats2017"
-        self.register_buffer("convention", torch.tensor(list(CONVENTIONS).index(first)))
+        self.register_buffer("convention", torch.tensor(self._first_code()))
+
+    def _first_code(self) -> int:
+        """The convention before any data or weights were seen."""
+        name = self.options.labels
+        return code_of(named_labels("brats2017" if name == "auto" or is_gone(name) else name))
 
     def check_data(self, labels: Iterable[int] | None) -> list[str]:
         """Fall back to synthesis alone where there are no tumour segmentations, and say so.
@@ -324,9 +325,9 @@ class MafNet(NeuralMethod):
         if labels is not None:
             present = np.asarray(sorted(labels))
             try:
-                found = convention_of(present) if options.labels == "auto" else options.labels
-                if to_classes(present, found).any():
-                    self.convention.fill_(list(CONVENTIONS).index(found))
+                found = tumour(convention_of(present)) if options.labels == "auto" else named_labels(options.labels)
+                if found.classes(present).any():
+                    self.convention.fill_(code_of(found))
                     return []
                 problem = "no training case has a tumour label"
             except DataError as error:
@@ -354,9 +355,12 @@ class MafNet(NeuralMethod):
         return bool(self.segments)
 
     @property
-    def label_convention(self) -> str:
-        """What the training data's labels mean: a key of `parts.tumour.CONVENTIONS`."""
-        return list(CONVENTIONS)[int(self.convention)]
+    def label_convention(self) -> str | Convention:
+        """What the training data's labels mean: a name of `synthmr.labels.conventions`, or one's own; auto where there are none."""
+        if int(self.convention) == NO_LABELS:
+            return "auto"
+        found = convention_from(int(self.convention), Path(self.options.labels).stem)
+        return found.name if found.name in conventions() and found == get(found.name) else found
 
     def check_map(self, name: str) -> None:
         """No attention without its block, no segmentation without one to learn from.
@@ -409,7 +413,7 @@ class MafNet(NeuralMethod):
             UsageError: the images are too small for the discriminator.
         """
         options = self.options
-        real = batch.images[self.targets[0]]
+        real = batch.centre(self.targets[0])
         check_judged(real, self.spec.name, options.discriminator_scale)
         fake, compared = self.generator([batch.images[name] for name in self.sources])
         brain, own = (batch.mask, batch.target_brain) if options.brain else (None, None)
@@ -443,11 +447,11 @@ class MafNet(NeuralMethod):
 
     # --- prediction
 
-    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
         """Predict the target."""
         sources, targets = check_wanted(self, batch, wanted)
         image, _ = self.generator([batch.images[name] for name in sources])
-        return {name: image.float() for name in targets}
+        return {name: Output(image.float()) for name in targets}
 
     def map(self, batch: Batch, name: str) -> dict[str, Tensor]:
         """``attention``: the weight of every source at every place. ``segmentation``: probabilities of the four classes."""

@@ -14,7 +14,8 @@ Where the paper is silent or contradicts itself:
 - Fig. 3 shows two concatenations in the decoder; the second joins the input of its block, which holds the first, with its output.
   The last 1x1 convolution is linear, since intensities divided by their mean have no upper bound.
 - Eq. 3 prints a variance without its divisor; we take the mean over sources of the squared difference from their mean.
-- The costs are summed over the minibatch; ours are means, which Adam does not see.
+- The costs are summed over the minibatch; ours are means, which Adam does not see. Where samples lack sources or targets, c1 and c3
+  are means over the pairs of a sample and a target that it has; a sample without any target is left to c2.
 - c1 decodes one latent image. With HeMIS fusion the decoder reads mean and variance, so a single latent image stands with a
   variance of zero: the fusion of one. With "output mean" nothing latent is fused, and c3 scores the mean of the outputs.
 - Training stops on validation; when exactly is not said. ``paper`` gives up after 10 validations without a better one.
@@ -36,9 +37,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthmr.batch import Batch
+from synthmr.batch import Batch, Output
 from synthmr.errors import UsageError, did_you_mean
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
+from synthmr.methods.presets import ADAMW, AUGMENT
 
 FUSIONS = ("max", "mean", "hemis", "output-mean")
 SLOPE = 0.3  # of the leaky ReLU
@@ -179,15 +181,15 @@ def warp(image: Tensor, affine: Tensor) -> Tensor:
 def fuse(latents: Sequence[Tensor], present: Sequence[Tensor], fusion: str) -> Tensor:
     """Alpha: n latents ``(B, C, H, W)`` -> ``(B, C, H, W)``, for ``hemis`` ``(B, 2C, H, W)``.
 
-    ``present`` says, for each latent, in which samples ``(B,)`` its source is there; the others do not count. Every sample has
-    at least one.
+    ``present`` says, for each latent, in which samples ``(B,)`` its source is there; the others do not count. A sample without any
+    becomes zeros.
     """
     stacked = torch.stack(list(latents))
     there = torch.stack([flag.to(stacked.device) for flag in present])[:, :, None, None, None]
     if fusion == "max":
-        return stacked.masked_fill(~there, -math.inf).amax(dim=0)
+        return stacked.masked_fill(~there, -math.inf).amax(dim=0).masked_fill(~there.any(dim=0), 0.0)
     weight = there.to(stacked.dtype)
-    count = weight.sum(dim=0)
+    count = weight.sum(dim=0).clamp(min=1)
     mean = (stacked * weight).sum(dim=0) / count
     if fusion == "mean":
         return mean
@@ -205,11 +207,19 @@ def disagreement(latents: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor
     return variance.mean()
 
 
-def error_of(image: Tensor, truth: Tensor, present: Tensor, kind: str) -> Tensor:
-    """MAE (Eq. 2 and 4), or mean squared error, over the samples ``(B,)`` that count; 0 if none does."""
-    difference = image - truth
-    each = (difference.abs() if kind == "mae" else difference.square()).mean(dim=(1, 2, 3))
-    return (each * present).sum() / present.sum().clamp(min=1)
+def error_of(images: Sequence[Tensor], truths: Sequence[Tensor], counts: Sequence[Tensor], kind: str) -> Tensor:
+    """MAE (Eq. 2 and 4), or mean squared error: the mean over the pairs of an image and its truth that count; 0 if none does.
+
+    Args:
+        images: one ``(B, 1, H, W)`` a target.
+        truths: as `images`.
+        counts: one ``(B,)`` bool a target: the samples whose truth is known.
+        kind: mae or mse.
+    """
+    differences = torch.stack(list(images)) - torch.stack(list(truths))
+    each = (differences.abs() if kind == "mae" else differences.square()).mean(dim=(2, 3, 4))
+    counted = torch.stack(list(counts))
+    return (each * counted).sum() / counted.sum().clamp(min=1)
 
 
 # --- the method ---------------------------------------------------------------------------------------------------------
@@ -233,6 +243,7 @@ class Milr(NeuralMethod):
         any_subset=True,
         divisor=4,
         maps=("fusion",),
+        extendable=True,
     )
     Options: ClassVar[type] = MilrOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -253,22 +264,15 @@ class Milr(NeuralMethod):
             "options.filters": 16,
             "options.error": "mse",
             "sample.batch": 4,
-            "augment.flip": 0.5,
-            "augment.rotate": 10.0,
-            "augment.scale": 0.1,
-            "augment.mix": 0.8,
-            "augment.gain": 0.1,
-            "augment.gamma": 0.3,
+            **AUGMENT,
             "train.minutes": 12.0,
-            "train.optimizer": "adamw",
-            "train.lr": 1e-3,
-            "train.beta1": 0.9,
-            "train.weight_decay": 1e-2,
+            **ADAMW,
             "train.schedule": "constant",
-            "train.warmup": 50,
             "train.clip": 10.0,
         },
     }
+
+    needs_target: ClassVar[bool] = False  # c2 of Eq. 3 wants sources alone
 
     def __init__(self, options: MilrOptions, sources: Sequence[str], targets: Sequence[str]) -> None:
         super().__init__(options, sources, targets)
@@ -311,7 +315,7 @@ class Milr(NeuralMethod):
         latents = [self.encoders[key(name)](image) for name, image in zip(names, images, strict=True)]
         if self.options.align and names[0] == self.sources[0]:
             rest = zip(names[1:], latents[1:], strict=True)
-            there = batch.present[names[0]].to(latents[0].device)[:, None, None, None]
+            there = batch.given(names[0]).to(latents[0].device)[:, None, None, None]
             latents = [latents[0], *(torch.where(there, self.aligners[key(name)](z, latents[0]), z) for name, z in rest)]
         return latents
 
@@ -346,50 +350,46 @@ class Milr(NeuralMethod):
     # --- training
 
     def step(self, batch: Batch, update: Update) -> dict[str, Tensor]:
-        """One step on c1 + c2 + c3 (Eq. 7)."""
+        """One step on c1 + c2 + c3 (Eq. 7). A sample that lacks a target has no part in that target's costs."""
         options = self.options
-        present = [batch.present[name].to(batch.images[name].device) for name in self.sources]
-        latents = self.encode(batch, self.sources)
-        targets = self.learning
-        truth = {name: batch.images[name] for name in targets}
+        sources = [name for name in self.sources if name in batch.images]
+        latents = self.encode(batch, sources)
+        device = latents[0].device
+        given = self._given(batch, sources)
+        asked = {name: flag for name in self.learning if bool((flag := self.asked(batch, name).to(device)).any())}
+        truths = [batch.centre(name) for name in asked]
+
+        def error(images: Mapping[str, Tensor], there: Tensor) -> Tensor:
+            return error_of([images[name] for name in asked], truths, [there & flag for flag in asked.values()], options.error)
+
         costs: dict[str, Tensor] = {}
-        if options.c1:
+        if options.c1 and asked:
             # Eq. 2: the sum over sources of the mean over targets
-            costs["c1"] = torch.stack(
-                [
-                    error_of(image, truth[name], flag, options.error) / len(targets)
-                    for z, flag in zip(latents, present, strict=True)
-                    for name, image in self.decode([z], [torch.ones_like(flag)], targets).items()
-                ]
-            ).sum()
+            alone = [
+                (self.decode([z], [torch.ones_like(flag)], tuple(asked)), flag) for z, flag in zip(latents, given, strict=True)
+            ]
+            costs["c1"] = torch.stack([error(images, flag) for images, flag in alone]).sum()
         if options.c2 and len(latents) > 1:
-            costs["c2"] = disagreement(latents, present)
-        if options.c3:
-            fused = self.decode(latents, present, targets)
-            every = torch.stack(present).any(dim=0)
-            costs["c3"] = torch.stack([error_of(image, truth[name], every, options.error) for name, image in fused.items()]).mean()
+            costs["c2"] = disagreement(latents, given)
+        if options.c3 and asked:
+            costs["c3"] = error(self.decode(latents, given, tuple(asked)), torch.stack(given).any(dim=0))
         weights = {"c1": options.c1, "c2": options.c2, "c3": options.c3}
-        update("G", torch.stack([weights[name] * cost for name, cost in costs.items()]).sum())
+        loss = torch.stack([weights[name] * cost for name, cost in costs.items()]).sum() if costs else latents[0].new_zeros(())
+        if loss.requires_grad:  # not where all that a batch could teach is frozen
+            update("G", loss)
         return {name: cost.detach() for name, cost in costs.items()}
 
     # --- prediction
 
-    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Predict targets from whatever sources the batch holds."""
+    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
+        """Predict targets from whatever sources the batch gives."""
         sources, targets = check_wanted(self, batch, wanted)
-        present = self._present(batch, sources)
-        return self.decode(self.encode(batch, sources), present, targets)
+        images = self.decode(self.encode(batch, sources), self._given(batch, sources), targets)
+        return {name: Output(image) for name, image in images.items()}
 
-    def _present(self, batch: Batch, sources: Sequence[str]) -> list[Tensor]:
-        """Flags ``(B,)`` of the given sources.
-
-        Raises:
-            UsageError: a sample has no source at all.
-        """
-        present = [batch.present[name].to(batch.images[name].device) for name in sources]
-        if not bool(torch.stack(present).any(dim=0).all()):
-            raise UsageError(f"a sample has none of the sources {', '.join(self.sources)}; give it at least one.")
-        return present
+    def _given(self, batch: Batch, sources: Sequence[str]) -> list[Tensor]:
+        """Flags ``(B,)`` of the samples that have each source, beside its image."""
+        return [batch.given(name).to(batch.images[name].device) for name in sources]
 
     def check_map(self, name: str) -> None:
         """Only the maximum takes one source before the others.
@@ -405,7 +405,6 @@ class Milr(NeuralMethod):
         """``fusion`` (Fig. 7): for each source the share of latent channels that max fusion takes from it, ``(B, 1, H, W)``."""
         self.check_map(name)
         sources, _ = check_wanted(self, batch, None)
-        present = self._present(batch, sources)
-        there = torch.stack(present)[:, :, None, None, None]
+        there = torch.stack(self._given(batch, sources))[:, :, None, None, None]
         winner = torch.stack(self.encode(batch, sources)).float().masked_fill(~there, -math.inf).argmax(dim=0)
         return {f"fusion-{source}": (winner == index).float().mean(dim=1, keepdim=True) for index, source in enumerate(sources)}
