@@ -15,10 +15,12 @@ import pytest
 
 from helpers import blob_brain, write_case
 from synthmr import pipeline
-from synthmr.data.sampling import case_batch
+from synthmr.case import PreparedCase
 from synthmr.errors import RunError
 from synthmr.evaluate.metrics import psnr
 from synthmr.methods import registry
+from synthmr.predict.prediction import Prediction
+from synthmr.predict.predictor import Predictor
 from synthmr.predictions import predictions
 from synthmr.prepare import brightness as brightness
 from synthmr.prepare.brightness import LIMIT, Brightness
@@ -132,10 +134,10 @@ def test_too_little_to_learn_from(paired: bool) -> None:
 
 def test_every_subset_has_a_level_of_its_own_where_they_are_few() -> None:
     hinet, milr = registry.load("hinet").spec, registry.load("milr").spec
-    assert list(calibrated_subsets(hinet, ("T1w", "T2w"))) == [("T1w", "T2w")]
-    assert list(calibrated_subsets(milr, ("T1w", "T2w"))) == [("T1w",), ("T2w",), ("T1w", "T2w")]
-    assert len(list(calibrated_subsets(milr, tuple("abcd")))) == 15
-    assert list(calibrated_subsets(milr, tuple("abcde"))) == [tuple("abcde")]
+    assert list(calibrated_subsets(hinet.any_subset, ("T1w", "T2w"))) == [("T1w", "T2w")]
+    assert list(calibrated_subsets(milr.any_subset, ("T1w", "T2w"))) == [("T1w",), ("T2w",), ("T1w", "T2w")]
+    assert len(list(calibrated_subsets(milr.any_subset, tuple("abcd")))) == 15
+    assert list(calibrated_subsets(milr.any_subset, tuple("abcde"))) == [tuple("abcde")]
 
 
 # --- a run --------------------------------------------------------------------------------------------------------------
@@ -179,12 +181,12 @@ def test_a_run_learns_its_level_and_gains_by_it(run: Path, lesions: Path, cache:
     scores = []
     for one, other in zip(predictions([run], lesions), predictions([plain], lesions), strict=True):
         (levelled,), (raw,) = one.images.values(), other.images.values()
-        mask, truth = one.prepared.mask, one.prepared.images["FLAIR"]
-        unit = (raw[mask] + 1) / 2
+        mask, truth = one.prepared.mask, (one.prepared.images["FLAIR"] + 1) / 2
+        unit = raw[mask]
         factor = (brightness.top / np.percentile(unit, 99.5)) ** brightness.exponent
-        np.testing.assert_allclose((levelled[mask] + 1) / 2, unit * factor, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(levelled[mask], unit * factor, rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(levelled[~mask], raw[~mask])
-        scores.append(psnr(levelled, truth, 2.0, mask) - psnr(raw, truth, 2.0, mask))
+        scores.append(psnr(levelled, truth, 1.0, mask) - psnr(raw, truth, 1.0, mask))
     assert len(scores) == 2 and np.mean(scores) > 0.5
 
 
@@ -199,8 +201,10 @@ def test_normalised_files_are_levelled_and_scanner_units_are_not(run: Path, lesi
             pipeline.synthesize_files(each, words, path, intensity=intensity)
             made[word, intensity] = nib.load(path).get_fdata()
             record = json.loads(path.with_name("FLAIR.json").read_text())
-            assert ("brightness" in record["settings"]) == (word == "with" and intensity == "normalized")
-            told = record["settings"].get("brightness", {}).get("factor", told)
+            assert ("brightness" in record["settings"]) == (word == "with")
+            found = record["settings"].get("brightness", {})
+            assert not found or found["applied"] == (intensity == "normalized")
+            told = found.get("factor", told)
     np.testing.assert_array_equal(made["with", "scanner"], made["without", "scanner"])
     (brightness,) = load_run(run).brightness["FLAIR"].values()
     plainly, inside = made["without", "normalized"], made["without", "normalized"] != 0
@@ -246,7 +250,7 @@ def test_a_network_that_takes_any_subset_has_a_level_for_each(
     for source, each in own.items():
         ((found),) = predictions([out], lesions, inputs=[source], cases=["h"])
         (image,) = found.images.values()
-        top = np.percentile((image[found.prepared.mask] + 1) / 2, 99.5)
+        top = np.percentile(image[found.prepared.mask], 99.5)
         assert top == pytest.approx(each["top"], rel=1e-4)
     monkeypatch.setattr("synthmr.train.calibrate.fit_brightness", lambda *_: Brightness(0.7, 0.5, 99.5))
     pipeline.extend(out, lesions, tmp_path / "more", "", "PDw", cache=cache, budget={"steps": 2})
@@ -289,13 +293,13 @@ def test_the_cost_is_bounded(
 ) -> None:
     """Training and validation cases, so many slices of each; with more sets of sources fewer."""
     asked: list[tuple[str, int]] = []
-    real = case_batch
 
-    def counted(store: object, name: str, contrasts: Sequence[str], most: int) -> object:
-        asked.append((name, most))
-        return real(store, name, contrasts, most=most)  # type: ignore[arg-type]
+    class Counted(Predictor):
+        def __call__(self, prepared: PreparedCase, *words: Any, **more: Any) -> Prediction:
+            asked.append((prepared.name, self.settings.quick))
+            return super().__call__(prepared, *words, **more)
 
-    monkeypatch.setattr("synthmr.train.calibrate.case_batch", counted)
+    monkeypatch.setattr("synthmr.train.calibrate.Predictor", Counted)
     train(lesions, tmp_path / "linear", cache, "linear", *settings)
     assert asked == ([(name, 32) for name, (_, part) in CASES.items() if part != "test"] if slices else [])
     asked.clear()
@@ -313,4 +317,4 @@ def test_what_trains_without_pairs_has_the_whole_correction(lesions: Path, cache
     assert brightness.exponent == 1.0
     for found in predictions([out], lesions, split="train"):
         (image,) = found.images.values()
-        assert np.percentile((image[found.prepared.mask] + 1) / 2, 99.5) == pytest.approx(brightness.top, rel=1e-3)
+        assert np.percentile(image[found.prepared.mask], 99.5) == pytest.approx(brightness.top, rel=1e-3)

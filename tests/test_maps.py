@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import nibabel as nib
@@ -19,25 +18,49 @@ from torch import Tensor, nn
 
 from conftest import Run
 from synthmr import cli, pipeline
-from synthmr.batch import Batch
+from synthmr.batch import Batch, Output
 from synthmr.case import PreparedCase
-from synthmr.errors import DataError, UsageError
+from synthmr.data.split import Split
+from synthmr.errors import UsageError
 from synthmr.evaluate.protocols import get_protocol
 from synthmr.evaluate.segmentation import METRICS, PROTOCOL, keep_largest_tumour, score_segmentation, to_classes
 from synthmr.io.naming import is_synthetic
 from synthmr.methods.contract import NeuralMethod, Spec, check_wanted
+from synthmr.predict.engine import Engine
 from synthmr.predict.frame import Frame
-from synthmr.predict.maps import check_maps, labels_of, predict_map, segments, tumour_classes
-from synthmr.predict.predictor import PredictSettings, predict_case
-from synthmr.predict.write import _Job
+from synthmr.predict.maps import check_maps, labels_of, map_of, segments
+from synthmr.predict.predictor import Predictor, predict_case
+from synthmr.predict.settings import PredictSettings
+from synthmr.predict.write import on_source_grid
 from synthmr.predictions import Predicted
 from synthmr.prepare.case import prepare_case
-from synthmr.run import load_run
+from synthmr.run import LoadedRun, RunFolder, load_run
 
 SOURCES = ("T1w", "T2w")
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def predict_map(
+    method: Any,
+    case: PreparedCase,
+    name: str,
+    plane: str = "axial",
+    settings: PredictSettings | None = None,
+    frame: Frame | None = None,
+) -> dict[str, np.ndarray]:
+    """A map of a method that is of no run."""
+    check_maps(method, [name])
+    given = [source for source in method.sources if source in case.images]
+    return map_of(Engine(method, plane, frame, settings=settings), case, name, given, dict.fromkeys(given, -1.0))
+
+
+def tumour_classes(method: Any, case: PreparedCase) -> tuple[np.ndarray, np.ndarray]:
+    """(predicted, true) classes, as runs are scored."""
+    assert case.segmentation is not None
+    found = keep_largest_tumour(predict_map(method, case, "segmentation")["segmentation"])
+    return found, to_classes(case.segmentation, method.label_convention)
 
 
 # --- a method whose maps are known ----------------------------------------------------------------------------------------
@@ -60,9 +83,9 @@ class Known(NeuralMethod):
         super().__init__(KnownOptions(), SOURCES, ("FLAIR",))
         self.scale = nn.Parameter(torch.ones(1))
 
-    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
         check_wanted(self, batch, wanted)
-        return {"FLAIR": self.scale * batch.images[self.sources[0]]}
+        return {"FLAIR": Output(self.scale * batch.images[self.sources[0]])}
 
     def map(self, batch: Batch, name: str) -> dict[str, Tensor]:
         self.check_map(name)
@@ -132,8 +155,6 @@ def test_what_is_refused() -> None:
         check_maps(method, ["attention"])
     assert segments(Known()) and not segments(method)
     check_maps(method, [])
-    with pytest.raises(DataError, match="case X has no segmentation to score against"):
-        tumour_classes(Known(), replace(case, segmentation=None))
 
 
 def test_scored_classes_keep_the_largest_tumour_and_read_labels_as_the_run_does() -> None:
@@ -152,8 +173,8 @@ def test_scored_classes_keep_the_largest_tumour_and_read_labels_as_the_run_does(
     predicted, truth = tumour_classes(method, case)
     assert predicted[8, 8, 2] == 0 and (predicted == 3).sum() == 8
     assert truth[8, 8, 2] == 3  # no 4: of 2023
-    method.label_convention = "brats2015"  # type: ignore[assignment]
-    assert tumour_classes(method, case)[1][8, 8, 2] == 1
+    older = type("Older", (Known,), {"label_convention": "brats2015"})()
+    assert tumour_classes(older, case)[1][8, 8, 2] == 1
 
 
 def test_files_hold_brats_labels_of_the_largest_tumour() -> None:
@@ -162,8 +183,13 @@ def test_files_hold_brats_labels_of_the_largest_tumour() -> None:
     image[:, :, 3] = -1  # a gap between two parts
     case = replace(case, images={**case.images, "T1w": image})
     config = pipeline.configure("copy", "T1w,T2w", "FLAIR")
-    run: Any = SimpleNamespace(method=method, config=config, target_normalizers=dict(case.normalizers))
-    written = _Job(run, "scanner", PredictSettings(), False, ("segmentation", "attention"))._maps(case)
+    history = ({"step": "orient", "axes": [[0, 1], [1, 1], [2, 1]], "shape": list(case.mask.shape)},)
+    history += ({"step": "crop", "start": [0, 0, 0], "stop": list(case.mask.shape), "shape": list(case.mask.shape)},)
+    known = {"target_normalizers": {"FLAIR": case.normalizers["FLAIR"]}}
+    run = LoadedRun(RunFolder(Path("run")), method, config, Split((), (), (), "none"), known, "abc")
+    prediction = Predictor(run)(replace(case, history=history), maps=("segmentation", "attention"))
+    labels = [*(["segmentation"] if prediction.segmentation is not None else []), *prediction.maps]
+    written = {label: on_source_grid(prediction, label) for label in labels}
     classes = keep_largest_tumour(predict_map(method, case, "segmentation")["segmentation"])
     np.testing.assert_array_equal(written["segmentation"], np.where(classes == 3, 4, classes))
     assert set(np.unique(written["segmentation"])) == {0, 1, 2, 4}
@@ -176,13 +202,13 @@ def test_a_table_holds_the_segmentation_once_beside_the_images() -> None:
     classes = tumour_classes(Known(), case)
     case = replace(case, images={**case.images, "FLAIR": case.images["T2w"]})
     predicted = Predicted(case, "FLAIR", {"known": case.images["T1w"], "copy": case.images["T2w"]}, {"known": classes})
-    rows = predicted.rows([get_protocol("masked-volume")])
-    mine = [row for row in rows if row["protocol"] == PROTOCOL]
-    assert [row["metric"] for row in mine] == list(METRICS)
-    assert {(row["case"], row["method"], row["contrast"]) for row in mine} == {("X", "known", "segmentation")}
+    rows = predicted.scores([get_protocol("masked-volume")]).rows
+    mine = [row for row in rows if row.protocol == PROTOCOL]
+    assert [row.metric for row in mine] == list(METRICS)
+    assert {(row.case, row.method, row.contrast) for row in mine} == {("X", "known", "segmentation")}
     expected = score_segmentation(*classes, (1.0, 2.0, 3.0))
-    assert {row["metric"]: row["value"] for row in mine} == expected
-    assert {row["method"] for row in rows if row["protocol"] == "masked-volume"} == {"known", "copy"}
+    assert {row.metric: row.value for row in mine} == expected
+    assert {row.method for row in rows if row.protocol == "masked-volume"} == {"known", "copy"}
 
 
 # --- the command line -----------------------------------------------------------------------------------------------------
@@ -286,7 +312,7 @@ def test_maps_as_files(run: Path, data: Path, synthmr: Run, tmp_path: Path, call
     # the voxels are those of the case in memory
     loaded = load_run(run)
     case = prepare_case(pipeline.index(data).case(name), GIVEN, loaded.config.prepare, loaded.config.targets)
-    maps = predict_map(loaded.method, case, "segmentation", normalizers=loaded.target_normalizers)
+    maps = predict_map(loaded.method, case, "segmentation")
     assert (labels > 0).sum() == (keep_largest_tumour(maps["segmentation"]) > 0).sum()
 
 
@@ -345,14 +371,14 @@ def test_runs_that_cannot_give_maps(run: Path, data: Path, cache: Path, tmp_path
         assert words in text, text
     assert not (tmp_path / "out").exists()
     # the run that segments is scored, the others beside it are not
-    rows = pipeline.evaluate([run], data, "validation", ["masked-volume"])
-    assert {row["method"] for row in rows if row["protocol"] == PROTOCOL} == {"mafnet"}
-    rows = pipeline.evaluate([tmp_path / "mafnet", tmp_path / "linear"], data, "test", ["masked-volume"])
-    assert {row["protocol"] for row in rows} == {"masked-volume"}
+    rows = pipeline.evaluate([run], data, "validation", ["masked-volume"]).rows
+    assert {row.method for row in rows if row.protocol == PROTOCOL} == {"mafnet"}
+    rows = pipeline.evaluate([tmp_path / "mafnet", tmp_path / "linear"], data, "test", ["masked-volume"]).rows
+    assert {row.protocol for row in rows} == {"masked-volume"}
     # a case without the truth has images to score and no tumour
     bare_case = tmp_path / "bare"
     (bare_case / "sub-004").mkdir(parents=True)
     for name in (*GIVEN, TARGET, "mask"):
         (bare_case / "sub-004" / f"{name}.nii.gz").symlink_to(data / "sub-004" / f"{name}.nii.gz")
-    rows = pipeline.evaluate([run], bare_case, "test", ["masked-volume"])
-    assert rows and {row["protocol"] for row in rows} == {"masked-volume"}
+    rows = pipeline.evaluate([run], bare_case, "test", ["masked-volume"]).rows
+    assert rows and {row.protocol for row in rows} == {"masked-volume"}

@@ -1,14 +1,14 @@
 """What runs predict for the cases of a split, with the truth beside it: what is scored, and what reports show.
 
-Networks, NIfTI and metrics are imported inside the functions, so that `select` and `Remarks` can be had without them.
+Networks, NIfTI and metrics are imported inside the functions, so that `select` can be had without them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,30 +18,17 @@ from synthmr.errors import DataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from synthmr.case import Case, Cohort, PreparedCase
-    from synthmr.config import RunConfig
     from synthmr.data.split import Split
-    from synthmr.evaluate.lint import LintWarning
     from synthmr.evaluate.protocols import Protocol
-    from synthmr.predict.predictor import PredictSettings
+    from synthmr.evaluate.scores import ScoreResult
+    from synthmr.predict.predictor import Predictor
+    from synthmr.predict.settings import PredictSettings
     from synthmr.run import LoadedRun
-
-
-@dataclass
-class Remarks:
-    """What an evaluation has to say beside its numbers.
-
-    Attributes:
-        warnings: of the linter (`synthmr.evaluate.lint`).
-        skipped: protocols that were left out for a case, and why.
-    """
-
-    warnings: list[LintWarning] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """A prepared case with its truth and every run's prediction of one target, ``(X, Y, Z)`` normalised.
+    """A prepared case with its truth and every run's prediction of one target, ``(X, Y, Z)``, background 0 and top 1.
 
     ``segmentations`` holds, for the runs that segment tumours, (predicted, true) classes ``(X, Y, Z)``; ``borders``, for those
     that were predicted tile by tile, where tiles begin and end along X, Y and Z. ``subject`` is the person, whose cases count as
@@ -55,44 +42,25 @@ class Predicted:
     borders: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     subject: str = ""
 
-    def rows(
-        self,
-        protocols: Sequence[Protocol],
-        metrics: Sequence[str] = (),
-        regions: bool = False,
-        remarks: Remarks | None = None,
-        tissue: np.ndarray | None = None,
-    ) -> list[dict[str, Any]]:
+    def scores(
+        self, protocols: Sequence[Protocol], metrics: Sequence[str] = (), regions: bool = False, tissue: np.ndarray | None = None
+    ) -> ScoreResult:
         """Score every prediction under every protocol; arguments of `pipeline.evaluate`, ``tissue`` as of `tissue_labels`."""
-        from synthmr.evaluate.lint import lint_images
-        from synthmr.evaluate.pair import regional_rows
-        from synthmr.evaluate.scoring import scorable, score, score_input
+        from synthmr.evaluate.apply import Head, apply_protocols
+        from synthmr.evaluate.scores import ScoreResult, join
+        from synthmr.evaluate.scoring import score_input
         from synthmr.evaluate.segmentation import score_segmentation, segmentation_rows
-        from synthmr.evaluate.table import score_rows
 
-        found: list[dict[str, Any]] = []
+        results = []
         for method, image in self.images.items():
             scored = score_input(image, self.prepared, self.target)
-            used = []
-            for protocol in protocols:
-                missing = scorable(scored, protocol) if len(protocols) > 1 else ""
-                if missing and remarks is not None:
-                    remarks.skipped.append(missing)
-                if not missing:
-                    used.append(protocol)
-                    values = score(scored, protocol, metrics)
-                    found += score_rows(self.prepared.name, method, self.target, protocol.name, values)
-            if regions and used:
-                borders = self.borders.get(method, ())
-                regional = regional_rows(scored, self.prepared.segmentation, used[0], metrics, tissue, borders)
-                values = {f"{row['metric']}@{row['region']}": row["value"] for row in regional}
-                found += score_rows(self.prepared.name, method, self.target, used[0].name, values)
-            if remarks is not None:
-                remarks.warnings += lint_images(scored, used)
+            scored = replace(scored, tissue=tissue, borders=self.borders.get(method, ()))
+            head = Head(self.prepared.name, method, self.target, self.subject)
+            results.append(apply_protocols(scored, protocols, head, names=metrics, regions=regions))
         for method, (predicted, truth) in self.segmentations.items():
-            scores = score_segmentation(predicted, truth, self.prepared.spacing)
-            found += segmentation_rows(self.prepared.name, method, scores)
-        return [{**row, "subject": self.subject} for row in found] if self.subject else found
+            values = score_segmentation(predicted, truth, self.prepared.spacing)
+            results.append(ScoreResult(segmentation_rows(self.prepared.name, method, values, self.subject)))
+        return join(results)
 
 
 class Kept:
@@ -123,11 +91,14 @@ def predictions(
     inputs: Sequence[str] = (),
     names: Sequence[str] = (),
     cases: Collection[str] | None = None,
+    device: str = "auto",
+    keep: bool = True,
 ) -> Iterator[Predicted]:
     """Predict held-out cases with one or more runs, a case at a time.
 
     ``inputs`` are the contrasts that the runs are given (none: all), ``names`` what they are called (none: by method or folder),
-    ``cases`` those of the split that are predicted (None: all).
+    ``cases`` those of the split that are predicted (None: all). With ``keep``, predictions are kept for the next time, and kept
+    ones are taken.
 
     Raises:
         UsageError: runs that were trained for other targets or prepared in other ways than the first: their numbers
@@ -136,73 +107,84 @@ def predictions(
     """
     from synthmr.io.index import index
 
-    loaded = _open(runs, names)
+    predictors = open_runs(runs, names, settings, device, keep)
     cohort = index(data, parse_aliases(aliases), split_file)
-    part = select(cohort, next(iter(loaded.values())).split, split)
+    part = select(cohort, next(iter(predictors.values())).run.split, split)
     wanted = [case for case in part if cases is None or case.name in cases]
     for done, case in enumerate(wanted, start=1):
-        yield from _predict(case, loaded, settings, inputs)
+        yield from _predict(case, predictors, inputs)
         if progress is not None:
             progress(done, len(wanted), case.name)
 
 
-def _open(runs: Sequence[Path], names: Sequence[str]) -> dict[str, LoadedRun]:
-    """Runs under their names, on the best device.
+def open_runs(
+    runs: Sequence[Path],
+    names: Sequence[str] = (),
+    settings: PredictSettings | None = None,
+    device: str = "auto",
+    keep: bool = True,
+) -> dict[str, Predictor]:
+    """A predictor a run, under its name; arguments of `predictions`.
 
     Raises:
         UsageError: their numbers would not compare.
     """
-    from synthmr.methods.contract import NeuralMethod
-    from synthmr.predict.precision import best_device
+    from synthmr.predict.keep import Keep
+    from synthmr.predict.predictor import Predictor
     from synthmr.run import load_run
 
     opened = [load_run(path) for path in runs]
     loaded = dict(zip(names, opened, strict=True)) if names else name_runs(opened, runs)
     first = opened[0]
     for name, run in loaded.items():
-        if isinstance(run.method, NeuralMethod):
-            run.method.to(best_device())
         if run.config.targets != first.config.targets or run.config.prepare.normalizer != first.config.prepare.normalizer:
             raise UsageError(
                 f"{name} gives {', '.join(run.config.targets)} with normalizer {run.config.prepare.normalizer}, the first run gives"
                 f" {', '.join(first.config.targets)} with {first.config.prepare.normalizer}: evaluate them apart."
             )
-    return loaded
+    return {name: Predictor(run, settings, device, Keep.of_run(run.folder.path) if keep else None) for name, run in loaded.items()}
 
 
-def _predict(
-    case: Case, loaded: Mapping[str, LoadedRun], settings: PredictSettings | None, inputs: Sequence[str]
-) -> Iterator[Predicted]:
+def _predict(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[str]) -> Iterator[Predicted]:
     """Predict one case with every run, a `Predicted` a target; arguments and errors of `predictions`."""
-    from synthmr.predict.frame import Frame
-    from synthmr.predict.maps import segments, tumour_classes
-    from synthmr.predict.predictor import predict_case, tile_borders
-    from synthmr.prepare.case import prepare_case
+    from synthmr.labels import to_classes
+    from synthmr.predict.maps import SEGMENTATION, segments
 
-    prepared: dict[str, PreparedCase] = {}
-    images: dict[str, dict[str, np.ndarray]] = {target: {} for target in next(iter(loaded.values())).config.targets}
+    prepared: dict[tuple[str, str], PreparedCase] = {}
+    truths: dict[str, PreparedCase] = {}
+    images: dict[str, dict[str, np.ndarray]] = {}
     borders: dict[str, Sequence[Sequence[int]]] = {}
     segmented: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name, run in loaded.items():
-        config = run.config
-        key = config_hash([config.prepare, config.sources, run.landmarks])
-        if key not in prepared:
-            prepared[key] = prepare_case(case, (*config.sources, *config.targets), config.prepare, config.targets, run.landmarks)
-        plane = (settings.plane if settings is not None else "") or config.prepare.plane
-        frame = Frame.of(config.sample)
-        given = only(prepared[key], inputs, config) if inputs else prepared[key]
-        for target, image in predict_case(run.method, given, None, plane, settings, frame=frame, brightness=run.brightness).items():
-            images[target][name] = image
-        if settings is not None and settings.mode == "patches" and frame == Frame():
-            borders[name] = tile_borders(given.mask.shape, plane, settings, run.method.spec.divisor)
-        if segments(run.method) and given.segmentation is not None:
-            segmented[name] = tumour_classes(run.method, given, plane, settings, frame)
-    shapes = {each.mask.shape for each in prepared.values()}
-    if len(shapes) > 1:
-        raise UsageError(f"the runs see case {case.name} on different boxes, so one table cannot hold them; evaluate them apart.")
+    for name, predictor in predictors.items():
+        config, run = predictor.config, predictor.run
+        check_inputs(inputs, run)
+        missing = [target for target in predictor.targets if target not in case.images]
+        jobs = predictor.jobs(tuple(case.images))
+        if missing and (not jobs or not set(predictor.sources) & set(predictor.targets)):
+            case.image(missing[0])  # says what is missing
+        for given, wanted in jobs or [(predictor.given(tuple(case.images)), predictor.targets)]:
+            key = (config_hash([config.prepare, config.sources, run.landmarks]), ",".join(wanted))
+            if key not in prepared:
+                prepared[key] = predictor.prepare(case, given, wanted)
+            ready = prepared[key]
+            maps = (SEGMENTATION,) if segments(run.method) and ready.segmentation is not None else ()
+            if inputs:
+                prediction = predictor(replace(ready, given=tuple(inputs)), wanted, maps)
+            else:
+                _, prediction = predictor.of(case, given, wanted, maps, ready)
+            for target in wanted:
+                images.setdefault(target, {})[name] = prediction.unit(target)
+                if truths.setdefault(target, ready).mask.shape != ready.mask.shape:
+                    raise UsageError(
+                        f"the runs see case {case.name} on different boxes, so one table cannot hold them; evaluate them apart."
+                    )
+            if any(prediction.borders):
+                borders[name] = prediction.borders
+            if prediction.segmentation is not None and ready.segmentation is not None:
+                truth = to_classes(ready.segmentation, run.method.label_convention)
+                segmented[name] = (prediction.segmentation, truth)
     for number, (target, predicted) in enumerate(images.items()):
-        first = next(iter(prepared.values()))
-        yield Predicted(first, target, predicted, segmented if number == 0 else {}, borders, case.subject)
+        yield Predicted(truths[target], target, predicted, segmented if number == 0 else {}, borders, case.subject)
 
 
 def select(cohort: Cohort, split: Split, part: str) -> list[Case]:
@@ -225,23 +207,18 @@ def select(cohort: Cohort, split: Split, part: str) -> list[Case]:
     return cases
 
 
-def only(prepared: PreparedCase, inputs: Sequence[str], config: RunConfig) -> PreparedCase:
-    """A prepared case with some of the sources; mask and units stay those of all of them, so that subsets compare.
+def check_inputs(inputs: Sequence[str], run: LoadedRun) -> None:
+    """Check that a run can be given some of its sources; mask and units stay those of all of them, so that subsets compare.
 
     Raises:
         UsageError: an input is no source of the run, or the method needs all of them.
     """
-    from dataclasses import replace
-
-    from synthmr.methods import registry
-
+    config = run.config
     for name in inputs:
         if name not in config.sources:
             raise UsageError(f"{name} is no source of this run: {did_you_mean(name, config.sources)}")
-    if set(inputs) != set(config.sources) and not registry.load(config.method).spec.any_subset:
+    if inputs and set(inputs) != set(config.sources) and not run.method.traits.any_subset:
         raise UsageError(f"{config.method} needs all of its sources ({', '.join(config.sources)}); milr takes any subset.")
-    kept = {name: image for name, image in prepared.images.items() if name in inputs or name not in config.sources}
-    return replace(prepared, images=kept)
 
 
 def name_runs(loaded: Sequence[LoadedRun], paths: Sequence[Path]) -> dict[str, LoadedRun]:

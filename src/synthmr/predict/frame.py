@@ -55,7 +55,8 @@ class Frame:
             return Frame(scale=self.scale)
         if self.size == (0, 0) or self.scale != (1.0, 1.0):
             return self
-        return replace(self, size=next_multiple(self.size, divisor))  # as training rounds its crop
+        height, width = next_multiple(self.size, divisor)
+        return replace(self, size=(height, width))  # as training rounds its crop
 
     def padded(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of a slice of ``size`` after padding."""

@@ -15,6 +15,10 @@ from synthmr.errors import UsageError, did_you_mean
 
 PRECISIONS = ("auto", "32", "bf16")
 SWITCHES = ("auto", "on", "off")
+DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
+
+#: axes of a convolution's weights -> channels-last order of slices, and of boxes
+ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,9 @@ class Precision:
         """Move a network to the device, in the memory order to compute in; in place."""
         network.to(device)
         if self.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for param in network.parameters():
+                if param.dim() in ORDERS:
+                    param.data = param.data.contiguous(memory_format=ORDERS[param.dim()])
 
 
 def has_fast_bf16(device: torch.device | str = "cpu") -> bool:
@@ -77,3 +83,29 @@ def resolve_precision(precision: str = "auto", channels_last: str = "auto", devi
 def best_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_device(word: str = "auto") -> torch.device:
+    """The device that a word names, checked before anything is read or prepared.
+
+    Args:
+        word: auto (the GPU if there is one, else the CPU), cpu, cuda, cuda:N or mps.
+
+    Raises:
+        UsageError: no such word, or no such device here.
+    """
+    if word == "auto":
+        return best_device()
+    kind, colon, number = word.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not number.isdecimal())):
+        raise UsageError(f"--device {word!r}: {did_you_mean(word, DEVICES)}")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise UsageError(f"--device {word}: torch finds no CUDA GPU here; use --device cpu, or auto.")
+        if colon and int(number) >= count:
+            have = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            raise UsageError(f"--device {word}: there is no such GPU; this machine has {have}.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("--device mps: torch finds no Apple GPU here; use --device cpu, or auto.")
+    return torch.device(word)

@@ -1,81 +1,393 @@
-"""A prepared case through a method: slices or overlapping patches in, a normalised volume out.
+"""The one place where a prediction is made: a prepared case through one run, or the mean of several.
 
-What makes it fast on a CPU: slices without brain are skipped, of the others only a window around the brain is computed
-(where the network allows, see `synthmr.predict.windows`), a batch is no larger than what stays in the cache, bf16 and
-channels-last are used where the processor has them, and batch norms are folded into convolutions.
+Validation, calibration, evaluation, synthesis, reports and benchmarks all come here, so that one case has one prediction. What a
+prediction depends on is the run (weights, plane, frame, normalisers, brightness), the images that it is given, and how it is
+computed (`PredictSettings`); never the truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from synthmr.batch import Batch
-from synthmr.case import PreparedCase, plane_axis, slice_major
-from synthmr.errors import DataError, UsageError, did_you_mean
+from synthmr.case import Case, PreparedCase, Volume
+from synthmr.contrasts import MASK, SEGMENTATION
+from synthmr.errors import DataError, UsageError
+from synthmr.evaluate.segmentation import keep_largest_tumour
 from synthmr.methods.contract import Method, NeuralMethod
-from synthmr.predict.fold import folded
-from synthmr.predict.frame import Frame, size_of
-from synthmr.predict.precision import PRECISIONS, SWITCHES, Precision, resolve_precision
-from synthmr.predict.stitch import WINDOWS, Tiling, blend, cut, next_multiple, tiling, window
-from synthmr.predict.windows import Window, batches, brain_windows, scatter, sees_whole_slice, whole_windows, window_batch
-from synthmr.prepare.brightness import Brightnesses, brightness_of, correct_brightness
+from synthmr.predict.engine import Engine, Volumes, images_of, spread_name, tile_borders
+from synthmr.predict.frame import Frame
+from synthmr.predict.maps import check_maps, map_of
+from synthmr.predict.prediction import Prediction
+from synthmr.predict.settings import PredictSettings
+from synthmr.prepare.brightness import Brightnesses, brightness_factor, brightness_of, correct_brightness
+from synthmr.prepare.normalize import background
 
-MODES = ("slices", "patches")
+if TYPE_CHECKING:
+    from synthmr.predict.keep import Keep
+    from synthmr.run import LoadedRun
 
-_WORDS = {"mode": MODES, "window": WINDOWS, "precision": PRECISIONS, "channels_last": SWITCHES, "tight": SWITCHES}
+#: raise when a change here or in the engine changes what comes out, so that no prediction kept before is used
+PREDICT_VERSION = 1
 
-#: pixels a batch, by device: larger batches leave the CPU's cache; a GPU wants them large
-BATCH_PIXELS = {"cpu": 60_000, "cuda": 1_500_000}
+#: parts of run.json that decide a prediction and are not in the run's hash
+LEARNT = ("brightness", "levels", "target_normalizers", "target_units", "landmarks")
 
 
-@dataclass(frozen=True)
-class PredictSettings:
-    """How a volume is predicted.
+class Predictor:
+    """One run that predicts, or several whose mean is the prediction.
 
-    Attributes:
-        mode: slices (whole) or patches (overlapping, blended).
-        patch: (H, W) of a patch, rounded up to the method's divisor.
-        overlap: share of a patch that its neighbour covers too, in [0, 1). With 128x128 patches 0.5 gives Hi-Net's four
-            patches a slice.
-        window: blending weights: uniform (the paper's average), linear or gaussian.
-        batch: slices or patches at once; 0 chooses by the number of pixels.
-        precision: auto, 32 or bf16.
-        channels_last: auto, on or off.
-        tight: show the network a window around the brain of each slice, not the whole box: on, off or auto (unless it
-            works with statistics of the whole slice). Patches are always cut from the whole box.
-        plane: axial, coronal or sagittal: another view than the one the run was trained on (MILR, Section VI-I); empty: the same.
+    Args:
+        runs: a loaded run, or several of the same sources, targets and preparation.
+        settings: how volumes are predicted.
+        device: auto (the GPU if there is one), cpu, cuda, cuda:N or mps; None: where the networks lie.
+        keep: where predictions are kept for the next time; None: nowhere.
 
     Raises:
-        UsageError: an unknown word, or a number that makes no sense.
+        UsageError: no such device, or runs that do not predict the same.
     """
 
-    mode: str = "slices"
-    patch: tuple[int, int] = (128, 128)
-    overlap: float = 0.5
-    window: str = "uniform"
-    batch: int = 0
-    precision: str = "auto"
-    channels_last: str = "auto"
-    tight: str = "auto"
-    plane: str = ""
+    def __init__(
+        self,
+        runs: LoadedRun | Sequence[LoadedRun],
+        settings: PredictSettings | None = None,
+        device: str | None = "auto",
+        keep: Keep | None = None,
+    ) -> None:
+        from synthmr.predict.precision import resolve_device
 
-    def __post_init__(self) -> None:
-        for key, allowed in _WORDS.items():
-            if getattr(self, key) not in allowed:
-                raise UsageError(f"{key}={getattr(self, key)!r}: {did_you_mean(str(getattr(self, key)), allowed)}")
-        if self.plane:
-            plane_axis(self.plane)
-        if not 0 <= self.overlap < 1 or min(self.patch) < 1 or self.batch < 0:
-            raise UsageError(
-                f"patch={self.patch}, overlap={self.overlap:g}, batch={self.batch}: a patch has at least 1 pixel, an overlap is in"
-                " [0, 1), and a batch is not negative."
+        self.runs: tuple[LoadedRun, ...] = tuple(runs) if isinstance(runs, Sequence) else (runs,)
+        if not self.runs:
+            raise UsageError("a prediction needs at least one run.")
+        self.settings, self.keep = settings or PredictSettings(), keep
+        self.device = None if device is None else resolve_device(device)
+        self.run = self.runs[0]
+        self.config, self.spec = self.run.config, self.run.method.spec
+        self.sources, self.targets = tuple(self.config.sources), tuple(self.config.targets)
+        self.plane = self.settings.plane or self.config.sample.plane
+        for other in self.runs[1:]:
+            _check_alike(self.run, other)
+
+    @cached_property
+    def engines(self) -> tuple[Engine, ...]:
+        """The runs' networks, copied and folded: once, and not before something must be computed."""
+        found = []
+        for run in self.runs:
+            if self.device is not None and isinstance(run.method, NeuralMethod):
+                run.method.to(self.device)
+            sample = run.config.sample
+            found.append(Engine(run.method, self.plane, Frame.of(sample), sample.box, self.settings))
+        return tuple(found)
+
+    # --- cases
+
+    def given(self, names: Sequence[str], wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+        """The sources among ``names`` that a prediction of ``wanted`` may see: a contrast is never predicted from itself.
+
+        Without ``wanted``, in a run where a contrast may be both, all sources that are there.
+        """
+        return tuple(name for name in self.sources if name in names and name not in (wanted or ()))
+
+    def jobs(self, names: Sequence[str]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """What is predicted from what, of a case that has the contrasts ``names``, where each target can be scored.
+
+        All targets from all sources at once, where a contrast is either; where one may be both, each target from all others.
+        """
+        targets = tuple(name for name in self.targets if name in names)
+        if not set(self.sources) & set(self.targets):
+            given = self.given(names)
+            return [(given, targets)] if given and targets else []
+        found = [(self.given(names, [target]), (target,)) for target in targets]
+        return [(given, wanted) for given, wanted in found if given]
+
+    def inputs(self, case: Case, given: Sequence[str] | None = None) -> dict[str, Any]:
+        """The files of a case that decide its prediction: its sources, then the mask and, where it is read, the segmentation.
+
+        Raises:
+            DataError: a source that the run cannot do without is missing.
+        """
+        names = self.given(tuple(case.images)) if given is None else tuple(given)
+        self._check_sources(case.name, names, case.images)
+        files: dict[str, Any] = {name: case.image(name) for name in names}
+        if case.mask is not None:
+            files[MASK] = case.mask
+        if SEGMENTATION in self.run.method.needs and case.segmentation is not None:
+            files[SEGMENTATION] = case.segmentation
+        return files
+
+    def prepare(self, case: Case, given: Sequence[str] | None = None, truth: Sequence[str] = ()) -> PreparedCase:
+        """Read and prepare a case.
+
+        Args:
+            case: its files.
+            given: sources that the prediction is made from; None: all that the case has and that are not ``truth``.
+            truth: contrasts to put beside them, to score against; they have no say in the brain mask, the box or any source.
+
+        Raises:
+            DataError: a file cannot be read or prepared, or a source is missing.
+        """
+        from synthmr.prepare.case import load_case
+
+        names = self.given(tuple(case.images), truth) if given is None else tuple(given)
+        self._check_sources(case.name, names, case.images)
+        asked = [*names, *(name for name in truth if name not in names)]
+        return self.prepare_volumes(*load_case(case, asked), given=names, name=case.name)
+
+    def prepare_volumes(
+        self,
+        volumes: Mapping[str, Volume],
+        mask: Volume | None = None,
+        segmentation: Volume | None = None,
+        given: Sequence[str] | None = None,
+        name: str = "case",
+    ) -> PreparedCase:
+        """Prepare volumes that are in memory, as `prepare` does those of files.
+
+        Args:
+            volumes: contrast -> volume in scanner units, on one grid.
+            mask: brain mask, or None.
+            segmentation: labels, or None.
+            given: those that the prediction is made from; None: all sources among them.
+            name: of the case, for messages.
+
+        Raises:
+            DataError: as `prepare`.
+        """
+        from synthmr.prepare.case import prepare_images
+
+        names = self.given(tuple(volumes)) if given is None else tuple(given)
+        self._check_sources(name, names, volumes)
+        config, marks = self.config.prepare, self.run.landmarks
+        return prepare_images(volumes, config, self.targets, mask, segmentation, marks, name, given=names)
+
+    def _check_sources(self, case: str, given: Sequence[str], there: Mapping[str, Any]) -> None:
+        """Check that a prediction can be made from some sources.
+
+        Raises:
+            DataError: one is missing.
+        """
+        absent = [name for name in self.sources if name not in given]
+        if absent and (not given or not self.run.method.traits.any_subset):
+            have = ", ".join(there) or "nothing"
+            if self.run.method.traits.any_subset:
+                raise DataError(
+                    f"case {case} has none of {', '.join(absent)}, of which this run needs one or more; it has {have}."
+                    " Add a file, or leave the case out."
+                )
+            raise DataError(
+                f"case {case} has no {', '.join(absent)}, which this run of {self.spec.name} needs; it has {have}."
+                " Add the file, or leave the case out."
             )
+
+    # --- predictions
+
+    def of(
+        self,
+        case: Case,
+        given: Sequence[str] | None = None,
+        truth: Sequence[str] = (),
+        maps: Sequence[str] = (),
+        prepared: PreparedCase | None = None,
+    ) -> tuple[PreparedCase, Prediction]:
+        """A case prepared, and its prediction: as it was kept, or made now and kept.
+
+        ``given`` and ``truth`` as of `prepare`, ``maps`` as of a call. ``prepared`` is the case, where it was prepared already.
+
+        Raises:
+            DataError: as `prepare` and a call.
+        """
+        names = self.given(tuple(case.images), truth) if given is None else tuple(given)
+        prepared = prepared if prepared is not None else self.prepare(case, names, truth)
+        if self.keep is None:
+            return prepared, self(prepared, maps=maps)
+        key = self.key(case, names)
+        kept = self.keep.get(key)
+        lacking = tuple(name for name in maps if kept is None or not kept.has_map(name))
+        if kept is None:
+            kept = self(prepared, maps=maps)
+            self.keep.put(key, kept)
+        elif lacking:
+            kept = kept.with_maps(self(prepared, wanted=(), maps=lacking))
+            self.keep.put(key, kept)
+        return prepared, kept
+
+    def key(self, case: Case, given: Sequence[str]) -> str:
+        """What a kept prediction of a case is found by: it changes with the weights, with what the runs have learnt of units and
+        brightness, with the content of the inputs, and with how it is computed."""
+        from synthmr.io.files import sha256
+        from synthmr.predict.keep import key_of
+        from synthmr.prepare.case import PREPARE_VERSION
+
+        learnt = [[run.info.get(key) for key in LEARNT] for run in self.runs]
+        device = str(self.device) if self.device is not None else "as it lies"
+        return key_of(
+            [run.hash for run in self.runs],
+            {name: sha256(path) for name, path in self.inputs(case, given).items()},
+            given=given,
+            settings={**asdict(self.settings), "plane": self.plane, "device": device, "learnt": learnt},
+            versions=(PREDICT_VERSION, PREPARE_VERSION),
+        )
+
+    def __call__(self, prepared: PreparedCase, wanted: Sequence[str] | None = None, maps: Sequence[str] = ()) -> Prediction:
+        """Predict a prepared case.
+
+        Args:
+            prepared: holds the sources, which are those that it names as given.
+            wanted: targets; None: all.
+            maps: of the method beside the images, of ``spec.maps``.
+
+        Raises:
+            DataError: the case lacks a source, or the prediction is not finite.
+            UsageError: an unknown target or map.
+        """
+        given = tuple(name for name in self.sources if name in prepared.images and name in (prepared.given or prepared.images))
+        self._check_sources(prepared.name, given, prepared.images)
+        targets = self.targets if wanted is None else tuple(wanted)
+        check_targets(self.run.method, targets)
+        for run in self.runs:
+            check_maps(run.method, maps)
+        found = [
+            self._member(run, engine, prepared, given, targets, maps) for run, engine in zip(self.runs, self.engines, strict=True)
+        ]
+        return found[0] if len(found) == 1 else mean_of(found)
+
+    def _member(
+        self,
+        run: LoadedRun,
+        engine: Engine,
+        prepared: PreparedCase,
+        given: tuple[str, ...],
+        targets: tuple[str, ...],
+        maps: Sequence[str],
+    ) -> Prediction:
+        """What one run says."""
+        normalizers = {name: run.target_normalizers[name] for name in targets}
+        fills = {name: float(background(prepared.normalizers[name])) for name in given}
+        lows = {name: float(background(normalizers[name])) for name in targets}
+        images: dict[str, np.ndarray] = {}
+        spread: dict[str, np.ndarray] = {}
+        seen = prepared.mask
+        if targets:
+            volumes = engine.volumes(prepared, given, fills, images_of(targets), lows)
+            check_finite(volumes, targets, prepared.name, run.method)
+            images = {name: volumes.arrays[name] for name in targets}
+            spread = {name: volumes.arrays[spread_name(name)] for name in targets if spread_name(name) in volumes.arrays}
+            seen = volumes.seen
+        factors = {
+            name: brightness_factor(images[name], seen, normalizers[name], brightness_of(run.brightness, name, given))
+            for name in targets
+        }
+        parts = [map_of(engine, prepared, name, given, fills) for name in maps]
+        patches = self.settings.mode == "patches" and engine.traits.dims == 2 and Frame.of(run.config.sample) == Frame()
+        borders = tile_borders(prepared.mask.shape, self.plane, self.settings, engine.divisor) if patches else ((), (), ())
+        return Prediction(
+            case=prepared.name,
+            images=images,
+            spread=spread,
+            maps={label: array for each in parts for label, array in each.items() if label != SEGMENTATION},
+            segmentation=next((keep_largest_tumour(each[SEGMENTATION]) for each in parts if SEGMENTATION in each), None),
+            mask=seen,
+            brightness=factors,
+            units={name: run.units[name] for name in targets},
+            normalizers=normalizers,
+            affine=prepared.affine,
+            history=prepared.history,
+            borders=borders,
+            run_hash=run.hash,
+            given=given,
+            settings={
+                **asdict(self.settings),
+                "plane": self.plane,
+                "computed_with": {"precision": engine.precision.name, "device": str(engine.device)},
+            },
+        )
+
+
+def check_targets(method: Method, targets: Sequence[str]) -> None:
+    """Check that a method gives some targets.
+
+    Raises:
+        UsageError: it does not.
+    """
+    for name in targets:
+        if name not in method.targets:
+            raise UsageError(f"this run gives {', '.join(method.targets)}, not {name}.")
+
+
+def check_finite(volumes: Volumes, targets: Sequence[str], case: str, method: Method) -> None:
+    """Check that predicted volumes are numbers.
+
+    Raises:
+        DataError: they are not.
+    """
+    for name in targets:
+        volume = volumes.arrays[name]
+        bad = volume.size - int(np.isfinite(volume).sum())
+        if bad:
+            raise DataError(
+                f"the predicted {name} of case {case} holds {bad} NaN or infinite voxels: the run of {method.spec.name} has"
+                " diverged, or its inputs leave what it was trained on; nothing is written."
+            )
+
+
+def _check_alike(first: LoadedRun, other: LoadedRun) -> None:
+    """Check that two runs can be averaged.
+
+    Raises:
+        UsageError: they give other contrasts, or in other units, or see cases otherwise.
+    """
+    for word, one, two in (
+        ("sources", first.config.sources, other.config.sources),
+        ("targets", first.config.targets, other.config.targets),
+        ("preparation", first.config.prepare, other.config.prepare),
+        ("plane", first.config.sample.plane, other.config.sample.plane),
+        ("nyul landmarks", first.landmarks, other.landmarks),
+    ):
+        if one != two:
+            raise UsageError(
+                f"{first.folder.path} and {other.folder.path} differ in {word}, so their mean says nothing; give runs that"
+                " differ in nothing but method, seed or training cases."
+            )
+
+
+def mean_of(members: Sequence[Prediction]) -> Prediction:
+    """The mean of several predictions of one case; where the methods have no spread, that of the members.
+
+    Brightness factors are averaged as factors are, geometrically; a segmentation is the class that most members name.
+    """
+    first = members[0]
+
+    def mean(kind: Callable[[Prediction], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: np.asarray(np.mean([kind(each)[name] for each in members], axis=0), np.float32) for name in kind(first)}
+
+    images = mean(lambda each: each.images)
+    spread = {name: np.std([each.images[name] for each in members], axis=0, dtype=np.float32) for name in images}
+    if all(set(each.spread) == set(images) for each in members):
+        # the variance of a mixture: what the members say, and how far they disagree
+        within = {name: np.mean([each.spread[name] ** 2 for each in members], axis=0, dtype=np.float32) for name in images}
+        spread = {name: np.sqrt(within[name] + spread[name] ** 2) for name in images}
+    votes = [each.segmentation for each in members if each.segmentation is not None]
+    segmentation = None
+    if len(votes) == len(members):
+        counts = np.stack(
+            [np.sum([vote == label for vote in votes], axis=0) for label in range(int(max(v.max() for v in votes)) + 1)]
+        )
+        segmentation = counts.argmax(axis=0).astype(np.int8)
+    brightness = {name: float(np.exp(np.mean([np.log(each.brightness[name]) for each in members]))) for name in images}
+    joined = "+".join(each.run_hash for each in members)
+    return replace(
+        first,
+        images=images,
+        spread=spread,
+        maps=mean(lambda each: each.maps),
+        segmentation=segmentation,
+        brightness=brightness,
+        run_hash=joined,
+    )
 
 
 def predict_case(
@@ -87,10 +399,9 @@ def predict_case(
     normalizers: Mapping[str, Mapping[str, Any]] | None = None,
     frame: Frame | None = None,
     brightness: Brightnesses | None = None,
+    box: tuple[int, int, int] = (64, 64, 64),
 ) -> dict[str, np.ndarray]:
-    """Predict the targets of a prepared case.
-
-    The method's own mode (training or evaluation) and weights are left as they are; it computes where its parameters lie.
+    """Predict the targets of a prepared case with a method that is of no run.
 
     Args:
         method: trained.
@@ -100,186 +411,46 @@ def predict_case(
         settings: how.
         normalizers: contrast -> normaliser parameters, for the background of targets that the case itself lacks.
         frame: on which the method was trained: ``Frame.of(config.sample)``; default: slices as they are.
-        brightness: of the run, which bring each volume to its brightness; default: volumes stay as they are.
+        brightness: of the run, which corrects each volume; default: volumes stay as they are.
+        box: (X, Y, Z) voxels, of methods that work in boxes.
 
     Returns:
         contrast -> ``(X, Y, Z)`` float32 on the prepared grid, normalised, the normaliser's background outside the brain.
 
     Raises:
         DataError: the case lacks a source, or the prediction is not finite.
-        UsageError: an unknown target, or a method that works in 3-D alone.
+        UsageError: an unknown target.
     """
-    settings = settings or PredictSettings()
-    sources, targets = _request(method, prepared, wanted)
-    known = {**(normalizers or {}), **prepared.normalizers}
-    fills = {name: _background(name, known, prepared.name) for name in (*sources, *targets)}
-    images = {name: slice_major(prepared.images[name], plane) for name in sources}
-    mask = np.ascontiguousarray(slice_major(prepared.mask, plane)) > 0
-    labels = None
-    if "segmentation" in method.needs and prepared.segmentation is not None:
-        labels = slice_major(prepared.segmentation, plane)
-    out = {name: np.full(prepared.mask.shape, fills[name], np.float32) for name in targets}
-    views = {name: slice_major(volume, plane) for name, volume in out.items()}
-    runner = _Runner(method, settings, targets, fills, (mask.shape[1], mask.shape[2]), frame or Frame())
-    for size, windows in batches(runner.windows(mask), runner.pixels, settings.batch):
-        batch = window_batch(images, mask, labels, windows, size, fills)
-        for name, values in runner(batch).items():
-            scatter(views[name], values[:, 0].cpu().numpy(), windows, mask)
-    for name, volume in out.items():
-        bad = volume.size - int(np.isfinite(volume).sum())
-        if bad:
-            raise DataError(
-                f"the predicted {name} of case {prepared.name} holds {bad} NaN or infinite voxels: the run of"
-                f" {method.spec.name} has diverged, or its inputs leave what it was trained on; nothing is written."
-            )
-        out[name], _ = correct_brightness(volume, prepared.mask, known[name], brightness_of(brightness, name, sources))
-    return out
-
-
-def tile_borders(shape: Sequence[int], plane: str, settings: PredictSettings, divisor: int = 1) -> tuple[tuple[int, ...], ...]:
-    """Where tiles of mode ``patches`` begin and end, as positions along X, Y and Z; nothing for whole slices.
-
-    Args:
-        shape: of the prepared volume.
-        plane: of the slices.
-        settings: how it is predicted; without a frame of another size.
-        divisor: of the method.
-    """
-    found: list[tuple[int, ...]] = [(), (), ()]
-    if settings.mode != "patches":
-        return tuple(found)
-    axes = [axis for axis in range(3) if axis != plane_axis(plane)]
-    patch = next_multiple(settings.patch, divisor)
-    tiles = tiling((shape[axes[0]], shape[axes[1]]), patch, settings.overlap)
-    for place, axis in enumerate(axes):
-        edges = {corner[place] + far for corner in tiles.corners for far in (0, patch[place])}
-        found[axis] = tuple(sorted(edge for edge in edges if 0 < edge < shape[axis]))
-    return tuple(found)
-
-
-def _request(method: Method, prepared: PreparedCase, wanted: Sequence[str] | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Check the call: (sources that are there, targets).
-
-    Raises:
-        DataError: a source is missing.
-        UsageError: targets or dimensions that do not go.
-    """
-    if 2 not in method.spec.dims:
-        raise UsageError(f"{method.spec.name} works on volumes, and synthmr predicts slice by slice; it cannot be run yet.")
     targets = tuple(wanted) if wanted is not None else tuple(method.targets)
-    for name in targets:
-        if name not in method.targets:
-            raise UsageError(f"this run gives {', '.join(method.targets)}, not {name}.")
+    check_targets(method, targets)
     given = tuple(name for name in method.sources if name in prepared.images)
     absent = [name for name in method.sources if name not in given]
-    if absent and (not given or not method.spec.any_subset):
+    if absent and (not given or not method.traits.any_subset):
         have = ", ".join(prepared.images) or "nothing"
         raise DataError(
             f"case {prepared.name} has no {', '.join(absent)}, which this run of {method.spec.name} needs; it has {have}."
             " Add the file, or leave the case out."
         )
-    return given, targets
+    known = {**(normalizers or {}), **prepared.normalizers}
+    lows = {name: background_of(name, known, prepared.name) for name in (*given, *targets)}
+    engine = Engine(method, plane, frame, box, settings)
+    volumes = engine.volumes(prepared, given, lows, images_of(targets), lows)
+    check_finite(volumes, targets, prepared.name, method)
+    return {
+        name: correct_brightness(volumes.arrays[name], prepared.mask, known[name], brightness_of(brightness, name, given))[0]
+        for name in targets
+    }
 
 
-def _background(contrast: str, normalizers: Mapping[str, Mapping[str, Any]], case: str) -> float:
+def background_of(contrast: str, normalizers: Mapping[str, Mapping[str, Any]], case: str) -> float:
     """The value of voxels outside the brain.
 
     Raises:
         DataError: nothing says how the contrast is normalised.
     """
-    from synthmr.prepare.normalize import background
-
     if contrast not in normalizers:
         raise DataError(
             f"case {case} does not say how {contrast} is normalised, so its background is unknown; pass normalizers= (a run folder"
             " has them in run.json)."
         )
     return float(background(normalizers[contrast]))
-
-
-class _Runner:
-    """Runs batches through a method made ready for inference, whole windows or tile by tile."""
-
-    def __init__(
-        self,
-        method: Method,
-        settings: PredictSettings,
-        targets: tuple[str, ...],
-        fills: Mapping[str, float],
-        size: tuple[int, int],
-        frame: Frame,
-    ) -> None:
-        self._targets, self._fills = targets, fills
-        self._divisor = method.spec.divisor
-        self._tiles: Tiling | None = None
-        self._tight = settings.tight == "on" or (settings.tight == "auto" and not sees_whole_slice(method))
-        self._frame = frame.seen_by(method, self._tight)
-        shown = self._frame.scaled(size)
-        self._growth = shown[0] * shown[1] / (size[0] * size[1])
-        if settings.mode == "patches":
-            patch = next_multiple(settings.patch, self._divisor)
-            self._tiles = tiling(shown, patch, settings.overlap)
-            self._weights = window(patch, settings.window)
-        self._method, self._device, self._precision = ready(method, settings)
-
-    @property
-    def pixels(self) -> int:
-        """Pixels of a batch of windows. The frame, and tiles that overlap, make more pixels of a window than it has."""
-        limit = round(BATCH_PIXELS.get(self._device.type, BATCH_PIXELS["cpu"]) / self._growth)
-        if self._tiles is None:
-            return limit
-        tile, whole = self._tiles.patch, self._tiles.size
-        return limit * whole[0] * whole[1] // (len(self._tiles.corners) * tile[0] * tile[1])
-
-    def windows(self, mask: np.ndarray) -> dict[tuple[int, int], list[Window]]:
-        """The windows to predict, grouped by size."""
-        if self._tiles is None and self._tight:
-            return brain_windows(mask, self._divisor)
-        return whole_windows(mask)
-
-    @torch.inference_mode()
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        """Predict: contrast -> ``(B, 1, h, w)`` float32, of the size that went in."""
-        size = size_of(batch)
-        batch = self._frame.place(batch, self._fills)
-        height, width = size_of(batch)
-        tiles = self._tiles or Tiling((height, width), next_multiple((height, width), self._divisor), ((0, 0),))
-        parts = _tiled(batch, tiles, self._fills).to(self._device, self._precision.channels_last)
-        with self._precision.autocast(self._device):
-            results = self._method(parts, self._targets)
-        if self._tiles is None:
-            images = {name: results[name].float()[..., :height, :width] for name in self._targets}
-        else:
-            images = {name: blend(results[name], tiles, self._weights) for name in self._targets}
-        return {name: self._frame.back(image, size) for name, image in images.items()}
-
-
-def _tiled(batch: Batch, tiles: Tiling, fills: Mapping[str, float]) -> Batch:
-    """A batch of whole slices -> a batch of tiles, padded with each contrast's own background."""
-    count = len(tiles.corners)
-    coords = None
-    if batch.coords is not None:
-        centres = torch.tensor([[t + tiles.patch[0] / 2, left + tiles.patch[1] / 2] for t, left in tiles.corners])
-        coords = batch.coords.repeat_interleave(count, dim=0)
-        if count > 1:  # tiles are cut from the whole box: their centres replace its centre
-            coords[:, 1:] = (2 * centres / torch.tensor(tiles.size) - 1).repeat(batch.size, 1)
-    return Batch(
-        images={name: cut(image, tiles, fills[name]) for name, image in batch.images.items()},
-        mask=None if batch.mask is None else cut(batch.mask.float(), tiles) > 0,
-        coords=coords,
-        segmentation=None if batch.segmentation is None else cut(batch.segmentation, tiles),
-    )
-
-
-def ready(method: Method, settings: PredictSettings) -> tuple[Method, torch.device, Precision]:
-    """A copy of the method to predict with, the device it is on, and how to compute there.
-
-    Methods that are no networks compute in float32 on the CPU and are used as they are.
-    """
-    if not isinstance(method, NeuralMethod):
-        return method, torch.device("cpu"), Precision("32", False)
-    device = next((p.device for p in method.parameters()), torch.device("cpu"))
-    precision = resolve_precision(settings.precision, settings.channels_last, device)
-    network = folded(method)
-    precision.place(network, device)
-    return network, device, precision

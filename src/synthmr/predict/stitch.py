@@ -1,13 +1,16 @@
-"""Cut a slice into overlapping tiles and blend predictions back. Constant in, constant out; identity in, identity out.
+"""Cut slices or boxes into overlapping tiles and blend predictions back. Constant in, constant out; identity in, identity out.
 
-A blended pixel is the weighted mean of the tiles that cover it: numerator and denominator are accumulated with the very
-same weights, so they cancel whatever the window is. Weights are positive everywhere, so no pixel is without one.
+All functions work over two axes (H, W) or three (X, Y, Z), called S below. A blended pixel is the weighted mean of the tiles that
+cover it: numerator and denominator are accumulated with the very same weights, so they cancel whatever the window is. Weights are
+positive everywhere, so no pixel is without one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import product
 from math import ceil
 
 import torch
@@ -21,22 +24,26 @@ WINDOWS = ("uniform", "linear", "gaussian")
 
 @dataclass(frozen=True)
 class Tiling:
-    """Where the tiles of a slice lie.
+    """Where the tiles of a slice or volume lie.
 
     Attributes:
-        size: (H, W) of the slice, in pixels.
-        patch: (H, W) of every tile.
-        corners: (top, left) of each tile, on the slice padded at its far ends to at least one tile.
+        size: S of the whole, in pixels.
+        patch: S of every tile.
+        corners: first pixel of each tile along every axis, on the whole padded at its far ends to at least one tile.
     """
 
-    size: tuple[int, int]
-    patch: tuple[int, int]
-    corners: tuple[tuple[int, int], ...]
+    size: tuple[int, ...]
+    patch: tuple[int, ...]
+    corners: tuple[tuple[int, ...], ...]
 
     @property
-    def padded(self) -> tuple[int, int]:
-        """(H, W) of the slice after padding: at least one tile."""
-        return max(self.size[0], self.patch[0]), max(self.size[1], self.patch[1])
+    def padded(self) -> tuple[int, ...]:
+        """S of the whole after padding: at least one tile."""
+        return tuple(map(max, self.size, self.patch))
+
+    def places(self) -> list[tuple[slice, ...]]:
+        """The part of the padded whole that each tile is."""
+        return [tuple(slice(a, a + edge) for a, edge in zip(corner, self.patch, strict=True)) for corner in self.corners]
 
 
 def positions(length: int, patch: int, overlap: float) -> tuple[int, ...]:
@@ -63,11 +70,10 @@ def positions(length: int, patch: int, overlap: float) -> tuple[int, ...]:
     return tuple(round(index * (length - patch) / (count - 1)) for index in range(count))
 
 
-def tiling(size: tuple[int, int], patch: tuple[int, int], overlap: float = 0.5) -> Tiling:
-    """Tiles of ``patch`` that cover a slice of ``size`` (both (H, W) in pixels)."""
-    rows = positions(size[0], patch[0], overlap)
-    columns = positions(size[1], patch[1], overlap)
-    return Tiling(size, patch, tuple((row, column) for row in rows for column in columns))
+def tiling(size: tuple[int, ...], patch: tuple[int, ...], overlap: float = 0.5) -> Tiling:
+    """Tiles of ``patch`` that cover ``size`` (both S in pixels)."""
+    starts = [positions(whole, part, overlap) for whole, part in zip(size, patch, strict=True)]
+    return Tiling(size, patch, tuple(product(*starts)))
 
 
 def hinet_tiles(size: tuple[int, int] = (160, 180), patch: tuple[int, int] = (128, 128)) -> Tiling:
@@ -85,11 +91,11 @@ def hinet_tiles(size: tuple[int, int] = (160, 180), patch: tuple[int, int] = (12
     return Tiling(size, patch, tuple((row, column) for row in rows for column in columns))
 
 
-def window(patch: tuple[int, int], kind: str = "uniform") -> Tensor:
-    """Positive blending weights ``(H, W)``, float32, largest in the middle, product of two 1-D windows.
+def window(patch: tuple[int, ...], kind: str = "uniform") -> Tensor:
+    """Positive blending weights ``S``, float32, largest in the middle, product of 1-D windows.
 
     Args:
-        patch: (H, W) of a tile.
+        patch: S of a tile.
         kind: uniform (a plain average), linear (a tent, lowest at the border) or gaussian (sigma an eighth of the tile).
 
     Raises:
@@ -97,7 +103,9 @@ def window(patch: tuple[int, int], kind: str = "uniform") -> Tensor:
     """
     if kind not in WINDOWS:
         raise UsageError(f"unknown window {kind!r}: {did_you_mean(kind, WINDOWS)}")
-    return torch.outer(_window_1d(patch[0], kind), _window_1d(patch[1], kind)).float()
+    return reduce(
+        lambda weights, edge: weights[..., None] * _window_1d(edge, kind), patch, torch.ones((), dtype=torch.float64)
+    ).float()
 
 
 def _window_1d(length: int, kind: str) -> Tensor:
@@ -105,30 +113,29 @@ def _window_1d(length: int, kind: str) -> Tensor:
     if kind == "linear":
         return torch.minimum(place, length - place) * 2 / length
     if kind == "gaussian":
-        # the floor keeps the corners' weights (a product) well inside float32
+        # the floor keeps the corners' weights, a product of three at most, well inside float32
         return torch.exp(-0.5 * ((place - length / 2) / (length / 8)) ** 2).clamp_min(1e-3)
     return torch.ones(length, dtype=torch.float64)
 
 
 def cut(image: Tensor, tiles: Tiling, fill: float | Sequence[float] = 0.0) -> Tensor:
-    """Cut slices into tiles.
+    """Cut images into tiles.
 
     Args:
-        image: ``(B, C, H, W)``.
+        image: ``(B, C, *S)``.
         tiles: their places.
-        fill: value (or one a channel) of the padding where a slice is smaller than a tile.
+        fill: value (or one a channel) of the padding where an image is smaller than a tile.
 
     Returns:
-        ``(B * T, C, h, w)``: the T tiles of the first slice, then those of the second, ...
+        ``(B * T, C, *s)``: the T tiles of the first image, then those of the second, ...
 
     Raises:
-        UsageError: the slices are not of the size that the tiling was made for.
+        UsageError: the images are not of the size that the tiling was made for.
     """
-    if tuple(image.shape[-2:]) != tiles.size:
-        raise UsageError(f"slices of {tuple(image.shape[-2:])} do not fit tiles made for {tiles.size}.")
+    if tuple(image.shape[2:]) != tiles.size:
+        raise UsageError(f"images of {tuple(image.shape[2:])} do not fit tiles made for {tiles.size}.")
     image = pad_far(image, tiles.padded, fill)
-    height, width = tiles.patch
-    parts = torch.stack([image[..., top : top + height, left : left + width] for top, left in tiles.corners], dim=1)
+    parts = torch.stack([image[_inside(place)] for place in tiles.places()], dim=1)
     return parts.flatten(0, 1)
 
 
@@ -136,37 +143,46 @@ def blend(parts: Tensor, tiles: Tiling, weights: Tensor | None = None) -> Tensor
     """Inverse of `cut`: the weighted mean of the tiles at every pixel.
 
     Args:
-        parts: ``(B * T, C, h, w)``.
+        parts: ``(B * T, C, *s)``.
         tiles: their places.
-        weights: ``(h, w)``, positive; None is a plain average.
+        weights: ``s``, positive; None is a plain average.
 
     Returns:
-        ``(B, C, H, W)`` float32.
+        ``(B, C, *S)`` float32.
     """
-    height, width = tiles.patch
     weights = torch.ones(tiles.patch) if weights is None else weights
-    # sums of many tiles in double, so that constant in is constant out to the last digit (Apple's GPUs have no double)
-    exact = torch.float32 if parts.device.type == "mps" else torch.float64
+    exact = exact_type(parts.device)
     weights = weights.to(parts.device, exact)
     parts = parts.to(exact).unflatten(0, (-1, len(tiles.corners)))
     total = torch.zeros(parts.shape[0], parts.shape[2], *tiles.padded, device=parts.device, dtype=exact)
     weight = torch.zeros(tiles.padded, device=parts.device, dtype=exact)
-    for index, (top, left) in enumerate(tiles.corners):
-        total[..., top : top + height, left : left + width] += parts[:, index] * weights
-        weight[top : top + height, left : left + width] += weights
-    return (total / weight).float()[..., : tiles.size[0], : tiles.size[1]]
+    for index, place in enumerate(tiles.places()):
+        total[_inside(place)] += parts[:, index] * weights
+        weight[place] += weights
+    return (total / weight).float()[_inside(tuple(slice(edge) for edge in tiles.size))]
 
 
-def pad_far(image: Tensor, size: tuple[int, int], fill: float | Sequence[float] = 0.0) -> Tensor:
-    """Pad ``(B, C, H, W)`` at the far ends of H and W to ``size``; ``fill`` is one value, or one a channel."""
-    down, right = size[0] - image.shape[-2], size[1] - image.shape[-1]
-    if down <= 0 and right <= 0:
+def _inside(place: tuple[slice, ...]) -> tuple[slice, ...]:
+    """A part of S, of all samples and channels of ``(B, C, *S)``."""
+    return (slice(None), slice(None), *place)
+
+
+def exact_type(device: torch.device) -> torch.dtype:
+    """Sums of many tiles are in double, so that constant in is constant out to the last digit (Apple's GPUs have no double)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def pad_far(image: Tensor, size: tuple[int, ...], fill: float | Sequence[float] = 0.0) -> Tensor:
+    """Pad ``(B, C, *S)`` at the far ends of S to ``size``; ``fill`` is one value, or one a channel."""
+    missing = [max(whole - edge, 0) for whole, edge in zip(size, image.shape[2:], strict=True)]
+    if not any(missing):
         return image
+    edges = [edge for each in reversed(missing) for edge in (0, each)]
     values = [fill] * image.shape[1] if isinstance(fill, (int, float)) else list(fill)
     channels = image.split(1, dim=1)
-    return torch.cat([functional.pad(c, (0, right, 0, down), value=v) for c, v in zip(channels, values, strict=True)], dim=1)
+    return torch.cat([functional.pad(c, edges, value=v) for c, v in zip(channels, values, strict=True)], dim=1)
 
 
-def next_multiple(size: tuple[int, int], divisor: int) -> tuple[int, int]:
+def next_multiple(size: tuple[int, ...], divisor: int) -> tuple[int, ...]:
     """``size`` rounded up to multiples of ``divisor``."""
-    return -(-size[0] // divisor) * divisor, -(-size[1] // divisor) * divisor
+    return tuple(-(-edge // divisor) * divisor for edge in size)

@@ -20,8 +20,8 @@ from synthmr.predict.stitch import next_multiple
 
 #: background pixels kept around the brain of a slice
 MARGIN = 2
-#: windows are multiples of this, so that slices of similar size make a batch
-GRAIN = 16
+#: windows are multiples of this, so that slices of similar size make a batch; 16 takes 3 to 6 % more CPU time for Hi-Net
+GRAIN = 8
 #: no window is smaller: a network needs context
 LEAST = 64
 
@@ -82,6 +82,17 @@ def brain_windows(mask: np.ndarray, divisor: int) -> dict[tuple[int, int], list[
     return groups
 
 
+def spread_evenly(mask: np.ndarray, most: int, axis: int = 0) -> np.ndarray:
+    """A brain mask with at most ``most`` of its slices along ``axis``, evenly spaced; the others are empty."""
+    across = tuple(other for other in range(mask.ndim) if other != axis)
+    slices = np.flatnonzero(mask.any(axis=across))
+    if len(slices) <= most:
+        return mask
+    kept = np.zeros(mask.shape[axis], bool)
+    kept[slices[np.linspace(0, len(slices) - 1, most).round().astype(int)]] = True
+    return mask & kept.reshape([-1 if each == axis else 1 for each in range(mask.ndim)])
+
+
 def _span(filled: np.ndarray, grain: int, divisor: int) -> tuple[int, int]:
     """(start, length) of a window around the True part of a 1-D array."""
     whole = next_multiple((len(filled), 1), divisor)[0]
@@ -104,12 +115,17 @@ def batches(
             yield size, windows[start : start + step]
 
 
-def gather(slices: np.ndarray, windows: list[Window], size: tuple[int, int], fill: float = 0) -> np.ndarray:
-    """Cut windows out of ``(S, H, W)``: ``(B, h, w)`` of the same type, ``fill`` beyond the slice."""
-    out = np.full((len(windows), *size), fill, slices.dtype)
-    for target, window in zip(out, windows, strict=True):
-        part = slices[window.index, window.top : window.top + size[0], window.left : window.left + size[1]]
-        target[: part.shape[0], : part.shape[1]] = part
+def gather(slices: np.ndarray, windows: list[Window], size: tuple[int, int], fill: float = 0, neighbours: int = 0) -> np.ndarray:
+    """Cut windows out of ``(S, H, W)``: ``(B, C, h, w)`` of the same type, ``fill`` beyond the slice and beyond the first and last.
+
+    C is ``2 neighbours + 1``: the slices before, the window's own, the slices after, in order.
+    """
+    out = np.full((len(windows), 2 * neighbours + 1, *size), fill, slices.dtype)
+    for targets, window in zip(out, windows, strict=True):
+        for offset, target in enumerate(targets, start=window.index - neighbours):
+            if 0 <= offset < len(slices):
+                part = slices[offset, window.top : window.top + size[0], window.left : window.left + size[1]]
+                target[: part.shape[0], : part.shape[1]] = part
     return out
 
 
@@ -128,8 +144,12 @@ def window_batch(
     windows: list[Window],
     size: tuple[int, int],
     fills: Mapping[str, float],
+    neighbours: int = 0,
 ) -> Batch:
-    """The windows of ``(S, H, W)`` arrays as a `Batch`; coordinates as in training: (S, H, W) order, -1 to 1 over the box."""
+    """The windows of ``(S, H, W)`` arrays as a `Batch`; coordinates as in training: (S, H, W) order, -1 to 1 over the box.
+
+    ``neighbours`` are the slices on either side that go along as channels.
+    """
     whole = mask.shape
     centres = [
         [
@@ -139,10 +159,10 @@ def window_batch(
         ]
         for window in windows
     ]
-    cut = {name: gather(np.asarray(image), windows, size, fills[name]) for name, image in images.items()}
+    cut = {name: gather(np.asarray(image), windows, size, fills[name], neighbours) for name, image in images.items()}
     return Batch(
-        images={name: torch.from_numpy(part.astype(np.float32, copy=False))[:, None] for name, part in cut.items()},
-        mask=torch.from_numpy(gather(mask, windows, size))[:, None],
+        images={name: torch.from_numpy(part.astype(np.float32, copy=False)) for name, part in cut.items()},
+        mask=torch.from_numpy(gather(mask, windows, size)),
         coords=torch.tensor(centres, dtype=torch.float32),
-        segmentation=None if labels is None else torch.from_numpy(gather(labels, windows, size).astype(np.int64))[:, None],
+        segmentation=None if labels is None else torch.from_numpy(gather(labels, windows, size).astype(np.int64)),
     )
