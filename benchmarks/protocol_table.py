@@ -19,7 +19,8 @@ from common import decibel, write
 from synthmr.evaluate.protocols import PROTOCOLS
 from synthmr.evaluate.scoring import score, score_input
 from synthmr.predict.frame import Frame
-from synthmr.predict.predictor import PredictSettings, predict_case
+from synthmr.predict.predictor import predict_case
+from synthmr.predict.settings import PredictSettings
 from synthmr.predictions import predictions
 from synthmr.run import load_run
 
@@ -46,10 +47,9 @@ def subjects(data: Path, run: Path) -> list[dict[str, object]]:
             factor = known[predicted.target]["high"] / predicted.prepared.normalizers[predicted.target]["high"]
             record: dict[str, object] = {"case": predicted.prepared.name}
             for name, protocol in PROTOCOLS.items():
-                for metric, value in score(scored, protocol).items():
-                    if metric.partition("@")[0] in ("psnr", "ssim"):
-                        region = metric.partition("@")[2]
-                        record[f"{name}{' ' + region if region else ''} {metric.partition('@')[0]}"] = value
+                for region, values in score(scored, protocol).items():
+                    where = f" {region}" if len(protocol.regions) > 1 else ""
+                    record |= {f"{name}{where} {metric}": values[metric] for metric in ("psnr", "ssim")}
             record["best gain psnr"] = decibel(p * (p @ t) / (p @ p) - t)
             record["disk factor"] = factor
             # in scanner units a volume is not brought to its level (synthmr.prepare.brightness)
@@ -64,11 +64,11 @@ def way(data: Path, run: Path, settings: PredictSettings) -> float:
     """Mean PSNR over the held-out subjects."""
     protocol = PROTOCOLS["masked-volume"]
     values = [
-        row["value"]
+        row.value
         for part in PARTS
         for predicted in predictions([run], data, part, settings)
-        for row in predicted.rows([protocol])
-        if row["metric"] == "psnr"
+        for row in predicted.scores([protocol]).rows
+        if row.metric == "psnr"
     ]
     return mean(values)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+
+from synthmr.evaluate.scores import Score, own_region
 
 
 def people(values) -> dict[str, float]:
@@ -10,11 +14,13 @@ def people(values) -> dict[str, float]:
     return {f"s{i:02}": float(value) for i, value in enumerate(values)}
 
 
-def rows_of(metric: str = "psnr", contrast: str = "FLAIR", protocol: str = "masked-volume", **methods) -> list[dict]:
-    """Rows as in `synthmr.evaluate.table`; a method's scores as a list, or case -> score."""
-    head = {"contrast": contrast, "protocol": protocol, "metric": metric}
+def rows_of(
+    metric: str = "psnr", contrast: str = "FLAIR", protocol: str = "masked-volume", region: str = "", **methods: Any
+) -> list[Score]:
+    """Scores in the protocol's own region, or in ``region``; a method's scores as a list, or case -> score."""
+    where = (contrast, protocol, region or own_region(protocol), metric)
     return [
-        {**head, "case": case, "method": method, "value": value}
+        Score(case, "", method, *where, value)
         for method, values in methods.items()
         for case, value in (values if isinstance(values, dict) else people(values)).items()
     ]

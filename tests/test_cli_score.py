@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from synthmr import cli, pipeline
 from synthmr.console import Console
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.protocols import PROTOCOLS
-from synthmr.evaluate.table import COLUMNS, read_tables, summarise, write_metrics
+from synthmr.evaluate.scores import COLUMNS, Score, read_tables, score_objects, summarise, write_scores
 
 SHAPE = (30, 28, 24)
 
@@ -72,23 +71,28 @@ def one_line(text: str) -> str:
 
 def test_score_prints_a_table_and_json(synthmr: Run, files: dict[str, Path]) -> None:
     done = synthmr("score", files["guess"], files["truth"], "--mask", files["mask"])
-    assert "masked-volume" in done.stdout and " dB" in done.stdout and done.stderr == ""
+    assert "masked-volume" in done.stdout and " dB" in done.stdout
+    assert done.stderr == "note: guess.nii.gz has no synthmr sidecar: its voxels are scored as they are.\n"
     done = synthmr("score", files["guess"], files["truth"], "--mask", files["mask"], "--metrics", "psnr,ncc", "--json")
-    rows = json.loads(done.stdout)
-    assert [list(row) for row in rows] == [["protocol", "region", "metric", "value"]] * 2
+    found = json.loads(done.stdout)
+    assert list(found) == ["scores", "labels", "warnings", "skipped"] and found["labels"] is None and found["skipped"] == []
+    rows = found["scores"]
+    assert [tuple(row) for row in rows] == [COLUMNS] * 2
     assert [(row["protocol"], row["region"], row["metric"]) for row in rows] == [
         ("masked-volume", "brain", "psnr"),
         ("masked-volume", "brain", "ncc"),
     ]
     expected = pipeline.score(files["guess"], files["truth"], files["mask"], metrics=("psnr", "ncc")).rows
-    assert rows == expected and 20 < rows[0]["value"] < 30
+    assert rows == score_objects(expected) and 20 < rows[0]["value"] < 30
 
 
 def test_score_under_all_tells_what_it_left_out_beside_the_json_too(verb: Verb, files: dict[str, Path]) -> None:
     words = ("score", files["guess"], files["truth"], "--protocol", "all", "--json")
     done = verb(*words)
-    rows = json.loads(done.stdout)
-    assert {row["protocol"] for row in rows} == set(PROTOCOLS) - {"mafnet", "brasyn"}
+    found = json.loads(done.stdout)
+    assert {row["protocol"] for row in found["scores"]} == set(PROTOCOLS) - {"mafnet", "brasyn"}
+    assert {warning["code"] for warning in found["warnings"]} >= {"rescaled-prediction", "truth-mask", "note"}
+    assert [line.split()[0] for line in found["skipped"]] == ["mafnet", "brasyn"]
     lines = done.stderr.splitlines()
     assert [line for line in lines if line.startswith("left out: mafnet needs a segmentation")]
     assert [line for line in lines if line.startswith("note: no mask was given")]
@@ -100,14 +104,16 @@ def test_score_under_all_tells_what_it_left_out_beside_the_json_too(verb: Verb, 
 
 def test_infinity_is_a_word_in_json(verb: Verb, files: dict[str, Path]) -> None:
     done = verb("score", files["truth"], files["truth"], "--mask", files["mask"], "--json")
-    values = {row["metric"]: row["value"] for row in json.loads(done.stdout)}
+    values = {row["metric"]: row["value"] for row in json.loads(done.stdout)["scores"]}
     assert values["psnr"] == values["structure_psnr"] == "inf" and values["mae"] == 0
     assert "same voxel by voxel" in done.stderr
 
 
 def test_score_of_regions_with_labels(verb: Verb, files: dict[str, Path]) -> None:
     given = ("--mask", files["mask"], "--segmentation", files["labels"], "--regions", "--protocol", "brasyn", "--json")
-    rows = json.loads(verb("score", files["guess"], files["truth"], *given).stdout)
+    found = json.loads(verb("score", files["guess"], files["truth"], *given).stdout)
+    rows = found["scores"]
+    assert found["labels"] == {"guess": {"convention": "lesion", "labels": {"1": "lesion"}}}
     keys = [(row["protocol"], row["region"], row["metric"]) for row in rows]
     assert len(set(keys)) == len(keys) and ("brasyn", "non-lesion", "ssim") in keys and ("brasyn", "axial", "slice_jump") in keys
 
@@ -153,7 +159,7 @@ def test_evaluate_under_several_protocols(synthmr: Run, phantom: Path, linear_ru
     done = synthmr("evaluate", linear_run, phantom, *chosen, "--regions", "--out", out)
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert tuple(rows[0]) == COLUMNS and {row["protocol"] for row in rows} == set(chosen[1::2])
-    assert {row["region"] for row in rows} >= {"", "lesion", "WT", "axial", "brain"} and rows == [
+    assert {row["region"] for row in rows} >= {"whole", "lesion", "WT", "axial", "brain"} and rows == [
         {**row, "method": "linear"} for row in rows
     ]
     assert "the same predictions under every protocol" in done.stdout and PROTOCOLS["own-max"].differs[:40] in done.stdout
@@ -161,8 +167,9 @@ def test_evaluate_under_several_protocols(synthmr: Run, phantom: Path, linear_ru
     assert "warning rescaled-prediction: own-max" in done.stderr
     # the prediction and its truth are where they were: a second evaluation in JSON says the same
     again = json.loads(synthmr("evaluate", linear_run, phantom, "--metrics", "psnr", "--out", tmp_path / "b.csv", "--json").stdout)
-    first = [row for row in rows if (row["protocol"], row["region"], row["metric"]) == ("masked-volume", "", "psnr")]
-    assert [(row["case"], row["value"]) for row in again] == [(row["case"], float(row["value"])) for row in first]
+    assert list(again) == ["scores", "labels", "warnings", "skipped"]
+    first = [row for row in rows if (row["protocol"], row["region"], row["metric"]) == ("masked-volume", "brain", "psnr")]
+    assert [(row["case"], row["value"]) for row in again["scores"]] == [(row["case"], float(row["value"])) for row in first]
 
 
 def test_sessions_count_as_one_subject_where_only_the_folders_say_so(
@@ -191,15 +198,15 @@ def test_a_mistyped_metric_is_told_before_anything_is_read(tmp_path: Path) -> No
 # --- compare ------------------------------------------------------------------------------------------------------------
 
 
-def methods() -> list[dict[str, Any]]:
+def methods() -> list[Score]:
     scores = {name: values.tolist() for name, values in three(np.random.default_rng(1)).items()}
     return [*rows_of(**scores), *rows_of("ssim", **{name: [value / 40 for value in mine] for name, mine in scores.items()})]
 
 
 def test_compare_reads_one_table_or_several(verb: Verb, tmp_path: Path) -> None:
-    write_metrics(tmp_path / "all.csv", methods())
+    write_scores(tmp_path / "all.csv", methods())
     for name in ("weak", "best", "near"):
-        write_metrics(tmp_path / f"{name}.csv", [row for row in methods() if row["method"] == name])
+        write_scores(tmp_path / f"{name}.csv", [row for row in methods() if row.method == name])
     tests = json.loads(verb("compare", tmp_path / "all.csv", "--json").stdout)
     assert [(row["method"], row["reference"], row["metric"]) for row in tests] == [
         (name, "best", metric) for metric in ("psnr", "ssim") for name in ("weak", "near")
@@ -230,17 +237,31 @@ def test_compare_metrics() -> None:
         pipeline.compare(rows, metrics=("psnrr",))
     with pytest.raises(UsageError, match="neither a higher nor a lower sharpness is better"):
         pipeline.compare(rows, metrics=("sharpness",))
-    lesion = rows_of("psnr@lesion", weak=[1.0, 2, 3], best=[2.0, 3, 4.5])
+    lesion = rows_of("psnr", region="lesion", weak=[1.0, 2, 3], best=[2.0, 3, 4.5])
     assert [row["better"] for row in pipeline.compare(lesion)] == ["best"]
+    # what --regions adds is tested where it is asked for, and the sentence says where
+    both = [*rows, *lesion]
+    assert {row["region"] for row in pipeline.compare(both, metrics=("psnr",))} == {"brain"}
+    (one,) = (row for row in pipeline.compare(both, metrics=("psnr",), regions=("lesion",)))
+    assert one["region"] == "lesion" and "FLAIR psnr (masked-volume, lesion, 3 subjects)" in one["text"]
+    with pytest.raises(UsageError, match="hold no region lesions: did you mean lesion"):
+        pipeline.compare(both, regions=("lesions",))
+    # of a protocol of several regions all are
+    brasyn = [
+        row
+        for part in ("lesion", "non-lesion")
+        for row in rows_of("ssim", protocol="brasyn", region=part, a=[0.5, 0.6], b=[0.7, 0.9])
+    ]
+    assert [row["region"] for row in pipeline.compare(brasyn)] == ["lesion", "non-lesion"]
     # nothing in common: no test, and the verb says so
     assert pipeline.compare([*rows_of(a=[1.0, 2.0]), *rows_of(contrast="T2w", b=[1.0, 2.0])]) == []
     assert pipeline.compare(rows_of("sharpness", a=[1.0, 2.0], b=[2.0, 3.0])) == []
 
 
 def test_compare_without_a_common_score_is_refused(verb: Verb, tmp_path: Path) -> None:
-    write_metrics(tmp_path / "m.csv", [*rows_of(a=[1.0, 2.0]), *rows_of(protocol="own-max", b=[1.0, 2.0])])
+    write_scores(tmp_path / "m.csv", [*rows_of(a=[1.0, 2.0]), *rows_of(protocol="own-max", b=[1.0, 2.0])])
     done = verb("compare", tmp_path / "m.csv", code=2)
-    assert "no two methods have a score of the same contrast, protocol and metric" in one_line(done.stderr)
+    assert "no two methods have a score of the same contrast, protocol, region and metric" in one_line(done.stderr)
 
 
 def test_one_subject_and_identical_scores_are_told() -> None:
@@ -254,19 +275,19 @@ def test_one_subject_and_identical_scores_are_told() -> None:
 
 def test_tables_that_hold_a_score_twice(tmp_path: Path) -> None:
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
-    write_metrics(one, methods())
-    write_metrics(two, rows_of(best=[20.0]))
+    write_scores(one, methods())
+    write_scores(two, rows_of(best=[20.0]))
     with pytest.raises(DataError, match=r"two\.csv and .*one\.csv both hold psnr of best for case s00; rename a method"):
         read_tables([one, two])
     # the same case in another contrast, region or protocol is no double
-    other = [*rows_of(contrast="T2w", best=[20.0]), *rows_of(protocol="own-max", best=[1.0]), *rows_of("psnr@lesion", best=[1.0])]
-    write_metrics(two, other)
+    other = [*rows_of(contrast="T2w", best=[20.0]), *rows_of(protocol="own-max", best=[1.0]), *rows_of(region="lesion", best=[1.0])]
+    write_scores(two, other)
     assert len(read_tables([one, two])) == len(methods()) + 3
 
 
 def test_slices_in_a_table_are_told(tmp_path: Path) -> None:
     slices = [row for shift in (0.0, 0.5, 1.0) for row in rows_of(a=[20.0 + shift, 21.0], b=[19.0, 20.5 + shift])]
-    write_metrics(tmp_path / "slices.csv", slices)
+    write_scores(tmp_path / "slices.csv", slices)
     (test,) = pipeline.compare(read_tables([tmp_path / "slices.csv"]))
     assert test["subjects"] == 2 and "slices of a subject are not independent" in test["note"]
 
@@ -275,7 +296,9 @@ def test_slices_in_a_table_are_told(tmp_path: Path) -> None:
 
 
 def test_tables_of_regions_stand_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    Console().scores([*rows_of(a=[20.0, 22.0]), *rows_of("psnr@lesion", a=[10.0, 12.0]), *rows_of("ssim@lesion", a=[0.5, 0.5])])
+    Console().scores(
+        [*rows_of(a=[20.0, 22.0]), *rows_of(region="lesion", a=[10.0, 12.0]), *rows_of("ssim", region="lesion", a=[0.5, 0.5])]
+    )
     text = capsys.readouterr().out
     plain, lesion = text.split("protocol masked-volume, lesion")
     assert "21.00 +- 1.41 dB" in plain and "11.00" not in plain
@@ -286,8 +309,8 @@ def test_protocols_beside_each_other(capsys: pytest.CaptureFixture[str]) -> None
     rows = [
         *rows_of(a=[20.0, 22.0]),
         *rows_of(contrast="T2w", a=[30.0, 32.0]),
-        *rows_of("ssim@lesion", protocol="brasyn", a=[0.5, 0.7]),
-        *rows_of("ssim@non-lesion", protocol="brasyn", a=[0.9, 0.9]),
+        *rows_of("ssim", protocol="brasyn", region="lesion", a=[0.5, 0.7]),
+        *rows_of("ssim", protocol="brasyn", region="non-lesion", a=[0.9, 0.9]),
     ]
     Console().protocols_beside(rows)
     text = capsys.readouterr().out

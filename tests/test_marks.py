@@ -11,8 +11,8 @@ from scipy import stats
 from score_tables import rows_of, three
 from synthmr.errors import UsageError
 from synthmr.evaluate.marks import marked_table, to_markdown
+from synthmr.evaluate.scores import summarise
 from synthmr.evaluate.statistics import bootstrap_interval, holm
-from synthmr.evaluate.table import summarise
 
 LEGEND = (
     "Mean +- sample standard deviation over 4 subjects. Bold: best mean. \\*: differs from the best by the paired t-test, "

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from synthmr.errors import DataError, UsageError
-from synthmr.evaluate import metrics, structural
+from synthmr.evaluate import metrics, registry, structural
 
 Pair = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -471,14 +471,14 @@ def call(name: str, g: np.ndarray, y: np.ndarray, mask: np.ndarray | None = None
     return float(getattr(metrics, name)(g, y, *extra.get(name, ()), mask))
 
 
-IMAGE = sorted((set(metrics.HIGHER_IS_BETTER) | metrics.BEST_AT_ONE) - {"landmark_distance"})
+IMAGE = sorted(registry.image_metrics())
 
 
 def test_every_metric_has_a_direction_and_a_line_in_both_tables() -> None:
     from pathlib import Path
 
     text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
-    assert not metrics.BEST_AT_ONE & set(metrics.HIGHER_IS_BETTER)
+    assert len(IMAGE) == 18 and registry.get("sharpness").better == "one"
     for name in (*IMAGE, "landmark_distance"):
         assert callable(getattr(metrics, name)) and name in metrics.__all__
         assert f"| `{name}` |" in (metrics.__doc__ or "")
@@ -491,9 +491,9 @@ def test_direction_is_true(pair: Pair, name: str) -> None:
     _, truth, mask = pair
     noise = np.random.default_rng(14).normal(0, 1, truth.shape)
     values = [call(name, truth + level * noise, truth, mask) for level in (0, 0.02, 0.2)]
-    if name in metrics.BEST_AT_ONE:
+    if registry.get(name).better == "one":
         assert values[0] == 1 and abs(values[1] - 1) < abs(values[2] - 1)
-    elif metrics.HIGHER_IS_BETTER[name]:
+    elif registry.direction(name):
         assert values[0] > values[1] > values[2]
     else:
         assert values[0] < values[1] < values[2]

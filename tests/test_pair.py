@@ -15,8 +15,9 @@ import pytest
 from helpers import write_case
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate import metrics
-from synthmr.evaluate.pair import PairScores, read_pair, score_files
+from synthmr.evaluate.pair import Pair, read_pair, score_pair
 from synthmr.evaluate.protocols import BRASYN, MAFNET, MASKED_VOLUME, PROTOCOLS, WHOLE_VOLUME, Protocol
+from synthmr.evaluate.scores import ScoreResult
 
 SHAPE = (30, 28, 26)
 ALL = list(PROTOCOLS.values())
@@ -37,16 +38,26 @@ def head(seed: int = 0, centre: float = 0.1, shape: tuple[int, int, int] = SHAPE
     return {"prediction": guess, "truth": truth, "mask": mask.astype(np.float32), "segmentation": lesion}
 
 
-def scores(paths: dict[str, Path], protocols: Sequence[Protocol] = (MASKED_VOLUME,), **more: Any) -> PairScores:
+def scores(paths: dict[str, Path], protocols: Sequence[Protocol] = (MASKED_VOLUME,), **more: Any) -> ScoreResult:
+    return score_pair(pair_of(paths), protocols, **more)
+
+
+def pair_of(paths: dict[str, Path]) -> Pair:
     given = {name: paths[name] for name in ("mask", "segmentation") if name in paths}
-    return score_files(paths["prediction"], paths["truth"], protocols, **given, **more)
+    return Pair(paths["prediction"], paths["truth"], **given)
 
 
-def table(found: PairScores) -> dict[tuple[str, str, str], float]:
-    keys = [(row["protocol"], row["region"], row["metric"]) for row in found.rows]
+def told(found: ScoreResult) -> list[str]:
+    """The notes, without the line that every file without a sidecar gets."""
+    assert "has no synthmr sidecar: its voxels are scored as they are." in found.notes[0]
+    return found.notes[1:]
+
+
+def table(found: ScoreResult) -> dict[tuple[str, str, str], float]:
+    keys = [(row.protocol, row.region, row.metric) for row in found.rows]
     assert len(set(keys)) == len(keys), "two values under one name"
-    assert all(list(row) == ["protocol", "region", "metric", "value"] and type(row["value"]) is float for row in found.rows)
-    return {key: row["value"] for key, row in zip(keys, found.rows, strict=True)}
+    assert all(type(row.value) is float for row in found.rows)
+    return {key: row.value for key, row in zip(keys, found.rows, strict=True)}
 
 
 @pytest.fixture
@@ -67,7 +78,7 @@ def test_by_hand(files: dict[str, Path]) -> None:
     assert {key[:2] for key in values} == {("masked-volume", "brain")}
     assert values["masked-volume", "brain", "psnr"] == pytest.approx(-10 * math.log10(np.mean((g - y) ** 2)), abs=1e-4)
     assert values["masked-volume", "brain", "mae"] == pytest.approx(np.abs(g - y).mean(), rel=1e-5)
-    assert found.notes == found.skipped == found.warnings == []
+    assert told(found) == found.skipped == found.warnings == []
     whole = table(scores(files, [WHOLE_VOLUME]))
     error = (arrays["prediction"] - arrays["truth"]) / high
     assert whole["whole-volume", "whole", "psnr"] == pytest.approx(-10 * math.log10(np.mean(error**2)), abs=1e-4)
@@ -106,7 +117,7 @@ def test_orientation_does_not_matter(tmp_path: Path, axes: Sequence[int], flips:
     one, other = (table(scores(paths, FEW, regions=True)) for paths in (straight, turned))
     assert one == pytest.approx(other, rel=1e-6)
     # millilitres: spacing went along with its axis
-    assert read_pair(turned["prediction"], turned["truth"])[0].spacing == pytest.approx((1.0, 1.5, 2.0))
+    assert read_pair(pair_of(turned)).scored.spacing == pytest.approx((1.0, 1.5, 2.0))
     assert ("masked-volume", "brain", "false_bright_ml") in one
 
 
@@ -142,7 +153,7 @@ def test_data_from_minus_one_to_one(files: dict[str, Path], tmp_path: Path) -> N
     paths = {**files, **write_case(tmp_path / "shifted", shifted)}
     found = scores(paths, FEW)
     assert table(found) == pytest.approx(expected, rel=1e-4)
-    assert found.notes == ["the truth has negative voxels: its -1 is the 0 of the scale that both are scored on."]
+    assert told(found) == ["the truth has negative voxels: its -1 is the 0 of the scale that both are scored on."]
     assert not [warning for warning in found.warnings if warning.code == "units"]
     # one file in [-1, 1] beside one in [0, 1] is told
     mixed = scores({**paths, "truth": write_case(tmp_path / "unit", {"truth": arrays["truth"] / 256})["truth"]})
@@ -160,15 +171,15 @@ def test_z_scores(files: dict[str, Path], tmp_path: Path) -> None:
     error = (scaled["prediction"] - scaled["truth"])[inside]
     expected = 20 * math.log10((high - low) / math.sqrt(np.mean(error.astype(float) ** 2)))
     assert table(found)["masked-volume", "brain", "psnr"] == pytest.approx(expected, abs=1e-3)
-    assert f"its {low:.4g} is the 0 of the scale" in found.notes[0]
+    assert f"its {low:.4g} is the 0 of the scale" in told(found)[0]
 
 
 def test_regions(files: dict[str, Path]) -> None:
     found = scores(files, regions=True)
     values = table(found)
     arrays = head()
-    scored, labels, _, _ = read_pair(files["prediction"], files["truth"], files["mask"], files["segmentation"])
-    assert labels is not None and set(np.unique(labels)) == {0, 1, 4}
+    scored = read_pair(pair_of(files)).scored
+    assert scored.labels is not None and set(np.unique(scored.labels)) == {0, 1, 4}
     lesion = (arrays["segmentation"] > 0) & (arrays["mask"] > 0)
     error = (scored.prediction - scored.truth)[lesion].astype(float)
     assert values["masked-volume", "lesion", "psnr"] == pytest.approx(-10 * math.log10(np.mean(error**2)), abs=1e-5)
@@ -216,7 +227,7 @@ def test_lesion_protocols_without_a_segmentation(files: dict[str, Path]) -> None
         scores(files, [MAFNET, BRASYN])
     found = scores(files, FEW)
     assert [line.split()[0] for line in found.skipped] == ["mafnet", "brasyn"]
-    assert {row["protocol"] for row in found.rows} == {protocol.name for protocol in FEW} - {"mafnet", "brasyn"}
+    assert {row.protocol for row in found.rows} == {protocol.name for protocol in FEW} - {"mafnet", "brasyn"}
     assert not {warning.protocol for warning in found.warnings} & {"mafnet", "brasyn"}
     files["segmentation"] = write_case(files["truth"].parent, {"none": np.zeros(SHAPE, np.float32)})["none"]
     with pytest.raises(DataError, match=r"mafnet needs a lesion, and the segmentation of prediction.nii.gz has none in the brain"):
@@ -310,7 +321,7 @@ def test_masks_that_are_wrong(files: dict[str, Path], tmp_path: Path) -> None:
         scores({**files, "mask": wrong["empty"]})
     with pytest.raises(DataError, match=r"corner.nii.gz misses the brain: 100% of it is background in .*truth.nii.gz"):
         scores({**files, "mask": wrong["corner"]})
-    (note,) = scores({**files, "mask": wrong["other"]}).notes
+    (note,) = told(scores({**files, "mask": wrong["other"]}))
     inside, shown = head(centre=-0.05)["mask"] > 0, arrays["truth"] != 0
     assert note.startswith(f"{1 - shown[inside].mean():.0%} of the mask ") and f"{1 - inside[shown].mean():.0%} of what" in note
     assert note.endswith("is it this subject's?")
@@ -321,7 +332,7 @@ def test_masks_that_are_wrong(files: dict[str, Path], tmp_path: Path) -> None:
     kept = (near > 0) & shown
     assert kept.sum() / (shown | (near > 0)).sum() > 0.9
     near_path = write_case(tmp_path, {"near": near})["near"]
-    assert scores({**files, "mask": near_path}).notes == []
+    assert told(scores({**files, "mask": near_path})) == []
 
 
 def test_a_mask_of_air_in_a_whole_head(tmp_path: Path) -> None:
@@ -330,8 +341,8 @@ def test_a_mask_of_air_in_a_whole_head(tmp_path: Path) -> None:
     noise = np.abs(rng.normal(0, 4, SHAPE)).astype(np.float32) + 1
     images = {name: arrays[name] + noise for name in ("prediction", "truth")}
     paths = write_case(tmp_path, {**images, "mask": arrays["mask"], "air": 1 - arrays["mask"]})
-    assert scores(paths).notes == []
-    (note,) = scores({**paths, "mask": paths["air"]}).notes
+    assert told(scores(paths)) == []
+    (note,) = told(scores({**paths, "mask": paths["air"]}))
     assert "is darker in the mask" in note and "does it show the brain?" in note
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +13,24 @@ import pytest
 from synthmr.case import PreparedCase, Volume
 from synthmr.config import PrepareConfig
 from synthmr.errors import DataError, UsageError
+from synthmr.evaluate import scoring
 from synthmr.evaluate.metrics import nmse, psnr, ssim
 from synthmr.evaluate.protocols import (
     HINET2020,
-    IMAGE_METRICS,
     MASKED_VOLUME,
     PROTOCOLS,
+    Protocol,
     get_protocol,
     get_protocols,
     read_protocol,
     to_yaml,
 )
-from synthmr.evaluate.scoring import ScoreInput, score, score_input
-from synthmr.evaluate.table import COLUMNS, format_score, person, read_metrics, score_rows, subject_of, summarise, write_metrics
+from synthmr.evaluate.registry import format_score, image_metrics
+from synthmr.evaluate.scores import COLUMNS, Score, read_scores, summarise, write_scores
+from synthmr.evaluate.scoring import ScoreInput
 from synthmr.prepare import normalize
 from synthmr.prepare.case import prepare_images
+from synthmr.prepare.units import UNIT, Units, units_of
 
 
 def brain(shape: tuple[int, int, int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -53,6 +57,23 @@ def prepared(
     return prepare_images(volumes, config, ("FLAIR",), *given, landmarks=landmarks, name="X")
 
 
+def score_input(guess: np.ndarray, case: PreparedCase, contrast: str) -> ScoreInput:
+    """As of a run that was trained on this very case."""
+    params = case.normalizers.get(contrast, {"name": "percentile"})
+    return scoring.score_input(guess, case, contrast, units_of(params["name"], [params]))
+
+
+def scores(scored: ScoreInput, protocol: Protocol, names: Sequence[str] = ()) -> dict[tuple[str, str], float]:
+    """(region, metric) -> value."""
+    found = scoring.score(scored, protocol, names)
+    return {(region, metric): value for region, values in found.items() for metric, value in values.items()}
+
+
+def score(scored: ScoreInput, protocol: Protocol, names: Sequence[str] = ()) -> dict[str, float]:
+    """metric -> value in the protocol's own region."""
+    return next(iter(scoring.score(scored, protocol, names).values()))
+
+
 def lesion_labels(shape: tuple[int, int, int]) -> np.ndarray:
     """A box of label 1 around the centre, inside the ellipsoid of `brain`."""
     labels = np.zeros(shape, np.float32)
@@ -73,13 +94,13 @@ NAMES = ("masked-volume", "whole-volume", "hinet2020", "milr2018", "disentangled
 def test_every_protocol_is_complete() -> None:
     assert tuple(PROTOCOLS) == NAMES
     for name, protocol in PROTOCOLS.items():
-        assert protocol.name == name and set(protocol.metrics) <= set(IMAGE_METRICS)
+        assert protocol.name == name and set(protocol.metrics) <= set(image_metrics())
         for entry in dataclasses.fields(protocol):
             assert getattr(protocol, entry.name) not in ("", ()), entry.name
         assert protocol.words.endswith(".") and "\n" not in protocol.words + protocol.differs + protocol.source
     assert {name for name, protocol in PROTOCOLS.items() if protocol.rescales} == {"own-max", "brasyn"}
     assert {name for name, protocol in PROTOCOLS.items() if protocol.needs_segmentation} == {"mafnet", "brasyn"}
-    assert "landmark_distance" not in IMAGE_METRICS and "sharpness" in IMAGE_METRICS
+    assert "landmark_distance" not in image_metrics() and "sharpness" in image_metrics()
     with pytest.raises(UsageError, match="did you mean masked-volume"):
         get_protocol("masked")
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -197,27 +218,27 @@ def test_masked_volume_by_hand() -> None:
     """[-1, 1] becomes [0, 1]; brain voxels alone; data range 1."""
     case = prepared("percentile")
     guess = noisy(case)
-    scores = score(score_input(guess, case, "FLAIR"), MASKED_VOLUME)
+    values = score(score_input(guess, case, "FLAIR"), MASKED_VOLUME)
     y, g = (case.images["FLAIR"][case.mask].astype(float) + 1) / 2, (guess[case.mask].astype(float) + 1) / 2
     error = np.mean((y - g) ** 2)
-    assert scores["psnr"] == pytest.approx(-10 * math.log10(error), abs=1e-4)
-    assert scores["nmse"] == pytest.approx(error * y.size / np.sum(y**2), rel=1e-4)
-    assert scores["nrmse"] == pytest.approx(math.sqrt(error), rel=1e-4)
-    assert scores["mae"] == pytest.approx(np.mean(abs(y - g)), rel=1e-4)
-    assert list(scores) == ["psnr", "ssim", "nmse", "nrmse", "mae", "structure_psnr"]
-    assert scores["structure_psnr"] == pytest.approx(
+    assert values["psnr"] == pytest.approx(-10 * math.log10(error), abs=1e-4)
+    assert values["nmse"] == pytest.approx(error * y.size / np.sum(y**2), rel=1e-4)
+    assert values["nrmse"] == pytest.approx(math.sqrt(error), rel=1e-4)
+    assert values["mae"] == pytest.approx(np.mean(abs(y - g)), rel=1e-4)
+    assert list(values) == ["psnr", "ssim", "nmse", "nrmse", "mae", "structure_psnr"]
+    assert values["structure_psnr"] == pytest.approx(
         -20 * math.log10(y.std() * math.sqrt(1 - np.corrcoef(y, g)[0, 1] ** 2)), abs=1e-3
     )
     # NMSE on [0, 1] is not NMSE on [-1, 1]
-    assert nmse(2 * g - 1, 2 * y - 1) > 1.5 * scores["nmse"]
+    assert nmse(2 * g - 1, 2 * y - 1) > 1.5 * values["nmse"]
 
 
 def test_a_constant_guess_has_a_closed_form() -> None:
     case = prepared("percentile")
     truth = case.images["FLAIR"][case.mask].astype(float)
     guess = np.where(case.mask, np.float32(truth.mean()), np.float32(-1))
-    scores = score(score_input(guess, case, "FLAIR"), MASKED_VOLUME)
-    assert scores["psnr"] == pytest.approx(-20 * math.log10(truth.std() / 2), abs=1e-4)
+    values = score(score_input(guess, case, "FLAIR"), MASKED_VOLUME)
+    assert values["psnr"] == pytest.approx(-20 * math.log10(truth.std() / 2), abs=1e-4)
 
 
 @pytest.mark.parametrize("normalizer", ["zscore", "mean", "percentile"])
@@ -235,8 +256,8 @@ def test_linear_normalizers_score_the_same_prediction_the_same(normalizer: str) 
     expected = psnr(guess / high, truth / high, 1.0, case.mask)
     bounded = (guess - params["low"]) / (params["high"] - params["low"]) * 2 - 1 if normalizer == "percentile" else None
     units = bounded if bounded is not None else normalize.apply(guess, params)
-    scores = score(score_input(np.asarray(units, np.float32), case, "FLAIR"), MASKED_VOLUME)
-    assert scores["psnr"] == pytest.approx(expected, abs=1e-3)
+    values = score(score_input(np.asarray(units, np.float32), case, "FLAIR"), MASKED_VOLUME)
+    assert values["psnr"] == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -245,11 +266,12 @@ def test_linear_normalizers_score_the_same_prediction_the_same(normalizer: str) 
 )
 def test_truth_scores_perfect_and_noise_does_not(name: str, normalizer: str) -> None:
     case, protocol = prepared(normalizer), PROTOCOLS[name]
-    perfect = score(score_input(case.images["FLAIR"], case, "FLAIR"), protocol)
-    worse = score(score_input(noisy(case, 0.3), case, "FLAIR"), protocol)
-    assert set(perfect) == set(worse) and {name.partition("@")[0] for name in perfect} == set(protocol.metrics)
+    unit = normalize.to_unit(case.images["FLAIR"], case.normalizers["FLAIR"])
+    perfect = scores(scoring.score_input(unit, case, "FLAIR", UNIT), protocol)
+    worse = scores(score_input(noisy(case, 0.3), case, "FLAIR"), protocol)
+    assert set(perfect) == set(worse) == {(region, metric) for region in protocol.regions for metric in protocol.metrics}
     for name, value in perfect.items():
-        metric = name.partition("@")[0]
+        metric = name[1]
         if metric.endswith("psnr"):
             assert value == math.inf and worse[name] < 60, name
         elif metric.startswith("ssim"):
@@ -258,6 +280,37 @@ def test_truth_scores_perfect_and_noise_does_not(name: str, normalizer: str) -> 
             assert value > worse[name] + 0.01
         else:
             assert value == 0 and worse[name] > 1e-4, name
+
+
+@pytest.mark.parametrize("normalizer", normalize.NAMES)
+def test_the_array_that_is_compared_with_the_truth_does_not_know_the_truth(normalizer: str) -> None:
+    """Two truths of one case, one prediction: to the bit the same array under every protocol, whatever the truth is."""
+    case = prepared(normalizer)
+    guess, params = noisy(case), case.normalizers["FLAIR"]
+    units = units_of(normalizer, [params])
+    brighter = dict(params) | {
+        key: np.multiply(params[key], 1.7).tolist() for key in ("high", "mean", "sd", "low", "max") if key in params
+    }
+    other = dataclasses.replace(case, images={"FLAIR": case.images["FLAIR"][::-1]}, normalizers={"FLAIR": brighter})
+    one, two = (scoring.score_input(guess, each, "FLAIR", units) for each in (case, other))
+    assert np.array_equal(one.prediction, two.prediction) and not np.array_equal(one.truth, two.truth)
+    assert one.prediction[~case.mask] == pytest.approx(0, abs=1e-6)
+
+
+def test_units_are_medians_over_the_training_cases() -> None:
+    many = [{"name": "zscore", "mean": m, "sd": s, "high": h} for m, s, h in ((10, 5, 20), (30, 5, 40), (10, 1, 50))]
+    assert units_of("zscore", many) == Units(pytest.approx(0.125), pytest.approx(0.5))
+    assert units_of("mean", many) == Units(pytest.approx(0.5), 0)
+    for name in ("percentile", "minmax", "nyul"):
+        assert units_of(name, many) == units_of(name, []) == Units(0.5, 0.5)
+    assert Units(2, 1).apply(np.array([0.0, -3])).tolist() == [1, -5] and Units(2, 1).apply(np.zeros(2)).dtype == np.float32
+    assert Units.from_dict(Units(0.25, 0.75).as_dict()) == Units(0.25, 0.75)
+    with pytest.raises(DataError, match="come from training cases, and none of 0 has a brain"):
+        units_of("mean", [])
+    with pytest.raises(DataError, match="none of 1 has a brain whose upper percentile is above 0"):
+        units_of("zscore", [{"mean": 1, "sd": 1, "high": 0}])
+    with pytest.raises(UsageError, match="did you mean zscore"):
+        units_of("zscores", many)
 
 
 def test_no_rescaling_no_clipping() -> None:
@@ -287,9 +340,9 @@ def test_the_crop_to_the_brain_does_not_change_a_score(protocol) -> None:  # typ
     background = np.float32(-1)
     one = np.where(tight.mask, tight.images["FLAIR"] * 0.8, background)
     two = np.where(wide.mask, wide.images["FLAIR"] * 0.8, background)
-    scores = [score(score_input(g, c, "FLAIR"), protocol) for g, c in ((one, tight), (two, wide))]
-    for name in scores[0]:
-        assert scores[0][name] == pytest.approx(scores[1][name], rel=1e-5), name
+    first, second = (scores(score_input(g, c, "FLAIR"), protocol) for g, c in ((one, tight), (two, wide)))
+    for name, value in first.items():
+        assert value == pytest.approx(second[name], rel=1e-5), name
 
 
 def test_hinet2020_crops_the_original_grid() -> None:
@@ -298,25 +351,25 @@ def test_hinet2020_crops_the_original_grid() -> None:
     full = np.zeros((200, 210, 12), np.float32)
     full[10:190, 30:200, 1:11] = rng.uniform(0, 1, (180, 170, 10))
     guess = np.where(full > 0, full + rng.normal(0, 0.1, full.shape), 0).astype(np.float32)
-    scores = score(ScoreInput(guess, full, full > 0), HINET2020)
+    values = score(ScoreInput(guess, full, full > 0), HINET2020)
     box = (slice(20, 180), slice(15, 195))
-    assert scores["psnr"] == pytest.approx(psnr(guess[box], full[box], 1.0), abs=1e-5)
-    assert scores["nmse"] == pytest.approx(nmse(guess[box], full[box]), rel=1e-5)
-    assert scores["ssim"] == pytest.approx(ssim(guess[box], full[box], 1.0, slice_axis=2), abs=1e-6)
+    assert values["psnr"] == pytest.approx(psnr(guess[box], full[box], 1.0), abs=1e-5)
+    assert values["nmse"] == pytest.approx(nmse(guess[box], full[box]), rel=1e-5)
+    assert values["ssim"] == pytest.approx(ssim(guess[box], full[box], 1.0, slice_axis=2), abs=1e-6)
     # the same from the cropped arrays and their place
     part = (slice(10, 190), slice(30, 200), slice(1, 11))
     inside = ScoreInput(guess[part], full[part], full[part] > 0, start=(10, 30, 1), shape=(200, 210, 12))
-    assert score(inside, HINET2020) == pytest.approx(scores, rel=1e-6)
+    assert score(inside, HINET2020) == pytest.approx(values, rel=1e-6)
 
 
 def test_hinet2020_pads_small_grids_with_background() -> None:
     image, mask = brain((30, 32, 14))
     truth = image / 200
     guess = np.where(mask, truth + 0.1, 0).astype(np.float32)
-    scores = score(ScoreInput(guess, truth, mask), HINET2020)
+    values = score(ScoreInput(guess, truth, mask), HINET2020)
     error = mask.sum() * 0.01 / (160 * 180 * 14)
-    assert scores["psnr"] == pytest.approx(-10 * math.log10(error), abs=1e-3)
-    assert scores["mae"] == pytest.approx(mask.sum() * 0.1 / (160 * 180 * 14), rel=1e-3)
+    assert values["psnr"] == pytest.approx(-10 * math.log10(error), abs=1e-3)
+    assert values["mae"] == pytest.approx(mask.sum() * 0.1 / (160 * 180 * 14), rel=1e-3)
 
 
 def test_background_flatters() -> None:
@@ -355,65 +408,91 @@ def test_bad_predictions_are_refused() -> None:
         score(score_input(noisy(case), broken, "FLAIR"), MASKED_VOLUME)
 
 
+def rows_of(case: str, method: str, protocol: str, region: str, values: dict[str, float]) -> list[Score]:
+    return [Score(case, "", method, "FLAIR", protocol, region, metric, value) for metric, value in values.items()]
+
+
 ROWS = [
-    *score_rows("sub-01_ses-01", "linear", "FLAIR", "masked-volume", {"psnr": 10.0, "ssim": 0.5}),
-    *score_rows("sub-01_ses-02", "linear", "FLAIR", "masked-volume", {"psnr": 14.0, "ssim": 0.7}),
-    *score_rows("sub-02", "linear", "FLAIR", "masked-volume", {"psnr": 18.0, "ssim": 0.8}),
-    *score_rows("sub-02", "hinet", "FLAIR", "masked-volume", {"psnr": math.inf}),
-    *score_rows("sub-02", "hinet", "FLAIR", "brasyn", {"ssim@lesion": 0.25, "ssim@non-lesion": 0.5}),
+    *rows_of("sub-01_ses-01", "linear", "masked-volume", "brain", {"psnr": 10.0, "ssim": 0.5}),
+    *rows_of("sub-01_ses-02", "linear", "masked-volume", "brain", {"psnr": 14.0, "ssim": 0.7}),
+    *rows_of("sub-02", "linear", "masked-volume", "brain", {"psnr": 18.0, "ssim": 0.8}),
+    *rows_of("sub-02", "hinet", "masked-volume", "brain", {"psnr": math.inf}),
+    *rows_of("sub-02", "hinet", "brasyn", "lesion", {"ssim": 0.25}),
+    *rows_of("sub-02", "hinet", "brasyn", "non-lesion", {"ssim": 0.5}),
 ]
 
 
-def test_metrics_csv_round_trip(tmp_path: Path) -> None:
+def test_score_table_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "new" / "metrics.csv"
-    rows = [*ROWS, {**ROWS[0], "value": 1 / 3}]
-    write_metrics(path, rows)
+    rows = [*ROWS, dataclasses.replace(ROWS[0], value=1 / 3)]
+    write_scores(path, rows)
     assert path.read_text().splitlines()[0] == ",".join(COLUMNS) == "case,subject,method,contrast,protocol,region,metric,value"
     assert "sub-02,sub-02,hinet,FLAIR,brasyn,non-lesion,ssim,0.5" in path.read_text().splitlines()
-    assert "sub-02,sub-02,linear,FLAIR,masked-volume,,psnr,18.0" in path.read_text().splitlines()
-    assert read_metrics(path) == rows
+    assert "sub-02,sub-02,linear,FLAIR,masked-volume,brain,psnr,18.0" in path.read_text().splitlines()
+    assert read_scores(path) == rows
     assert list(path.parent.iterdir()) == [path]
-    other = tmp_path / "other.csv"  # a table from elsewhere need not say who the subject is
-    other.write_text("case,method,contrast,protocol,region,metric,value\nsub-01_ses-02,linear,FLAIR,masked-volume,,psnr,14.0\n")
-    assert [person(row) for row in read_metrics(other)] == ["sub-01"]
+
+
+def test_old_tables_are_read_with_the_region_of_their_protocol(tmp_path: Path) -> None:
+    """The protocol's own region was empty, and a table from elsewhere need not say who the subject is."""
+    path = tmp_path / "old.csv"
+    head, tail = "case,method,contrast,protocol,region,metric,value\n", "linear,FLAIR"
+    lines = (
+        "masked-volume,,psnr",
+        "hinet2020,,psnr",
+        "brasyn,,ssim",
+        "brasyn,non-lesion,ssim",
+        "mine,,psnr",
+        "brats-regions,,dice_WT",
+    )
+    path.write_text(head + "".join(f"sub-01_ses-02,{tail},{line},14.0\n" for line in lines))
+    rows = read_scores(path)
+    assert [row.region for row in rows] == ["brain", "whole", "lesion", "non-lesion", "brain", "brain"]
+    assert {row.subject for row in rows} == {"sub-01"}
+
+
+def test_a_score_names_its_region_apart_from_its_metric() -> None:
+    for words in ({"region": ""}, {"metric": ""}, {"metric": "psnr@lesion"}):
+        with pytest.raises(UsageError, match="name both, each in its own place"):
+            dataclasses.replace(ROWS[0], **words)
 
 
 def test_summary_counts_subjects_not_sessions() -> None:
-    summary = {(row["method"], row["metric"]): row for row in summarise(ROWS)}
-    psnr_row = summary["linear", "psnr"]
+    summary = {(row["method"], row["region"], row["metric"]): row for row in summarise(ROWS)}
+    psnr_row = summary["linear", "brain", "psnr"]
     assert psnr_row["subjects"] == 2
     assert psnr_row["mean"] == pytest.approx((12 + 18) / 2)
     assert psnr_row["sd"] == pytest.approx(np.std([12, 18], ddof=1))
     assert psnr_row["text"] == "15.00 +- 4.24 dB"
-    assert summary["linear", "ssim"]["text"] == "0.7000 +- 0.1414"
-    single = summary["hinet", "psnr"]
+    assert summary["linear", "brain", "ssim"]["text"] == "0.7000 +- 0.1414"
+    single = summary["hinet", "brain", "psnr"]
     assert single["mean"] == math.inf and math.isnan(single["sd"]) and single["text"] == "inf dB"
     assert {row["protocol"] for row in summarise(ROWS)} == {"masked-volume", "brasyn"}
-    assert summary["hinet", "ssim@lesion"]["mean"] == 0.25 and summary["hinet", "ssim@non-lesion"]["mean"] == 0.5
+    assert summary["hinet", "lesion", "ssim"]["mean"] == 0.25 and summary["hinet", "non-lesion", "ssim"]["mean"] == 0.5
     # what a row says counts before what its case's name says
-    named = [{**row, "subject": "sub-01"} for row in ROWS]
+    named = [dataclasses.replace(row, subject="sub-01") for row in ROWS]
     assert {row["subjects"] for row in summarise(named)} == {1}
-    assert subject_of("Brats18_2013_3_1") == "Brats18_2013_3_1"
+    assert Score("Brats18_2013_3_1", "", "a", "FLAIR", "own", "brain", "psnr", 1).subject == "Brats18_2013_3_1"
     assert summarise([]) == []
 
 
 def test_formats() -> None:
     assert format_score("psnr", 15.234, 1.016) == "15.23 +- 1.02 dB"
     assert format_score("nmse", 0.02584) == "0.0258"
-    assert format_score("psnr@lesion", 15.234) == "15.23 dB"
+    assert format_score("hd95_WT", 3.456) == "3.46 mm" and format_score("nobody_knows_it", 3.456) == "3.4560"
 
 
 def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     with pytest.raises(DataError, match="cannot be read"):
-        read_metrics(path)
+        read_scores(path)
     path.write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="no metrics table"):
-        read_metrics(path)
+        read_scores(path)
     path.write_text(",".join(COLUMNS) + "\na,a,b,c,d,,e,many\n")
     with pytest.raises(DataError, match="damaged"):
-        read_metrics(path)
+        read_scores(path)
     blocker = tmp_path / "file"
     blocker.write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        write_metrics(blocker / "metrics.csv", ROWS)
+        write_scores(blocker / "metrics.csv", ROWS)

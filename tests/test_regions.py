@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from synthmr.errors import DataError, UsageError
-from synthmr.evaluate import regions
 from synthmr.evaluate.regions import bright_threshold, consistency, false_lesion, region_masks, seam_score, slice_consistency
+from synthmr.labels import get
 
 Volumes = tuple[np.ndarray, np.ndarray]
 
@@ -111,7 +112,7 @@ def test_empty_regions_are_left_out() -> None:
 def test_tissues_are_those_of_the_phantom_and_healthy() -> None:
     from synthmr.data.phantom.subject import TISSUE_LABELS
 
-    assert {name: label for label, name in regions.TISSUES.items()} == dict(TISSUE_LABELS)
+    assert {name: label for label, name in get("tissue").labels.items() if label} == dict(TISSUE_LABELS)
     mask, tissue, labels = cube(), np.zeros((12, 13, 14), np.uint8), np.zeros((12, 13, 14), np.uint8)
     tissue[:4], tissue[4:8] = 1, 3
     labels[3:5, 5, 5] = 1
@@ -121,6 +122,41 @@ def test_tissues_are_those_of_the_phantom_and_healthy() -> None:
     assert found["wm"].sum() == 4 * 11 * 12 - 1
     assert region_masks(mask, None, tissue)["wm"].sum() == 4 * 11 * 12
     assert list(region_masks(mask, tissue=tissue, tissues={1: "inside", 3: "outside"}))[2:] == ["inside", "outside"]
+
+
+def test_a_convention_of_ones_own_gives_its_regions_from_a_yaml_file(tmp_path: Path) -> None:
+    """Labels of nobody's: 7 is the enhancing part, 9 edema, 30 what was cut out, and 12 says that there is nothing."""
+    path = tmp_path / "clinic.yaml"
+    path.write_text("labels: {7: enhancing, 9: edema, 12: background, 30: cavity}\n")
+    mask, labels = cube(), np.zeros((12, 13, 14), np.int16)
+    labels[2], labels[3], labels[4], labels[5] = 7, 9, 12, 30
+    found = region_masks(mask, labels, convention=path)
+    assert list(found) == ["brain", "boundary", "lesion", "non-lesion", "WT", "TC", "ET"]
+    assert (found["ET"] == (mask & (labels == 7))).all() and (found["TC"] == found["ET"]).all()
+    assert (found["WT"] == (mask & np.isin(labels, [7, 9]))).all()
+    assert (found["lesion"] == (mask & np.isin(labels, [7, 9, 30]))).all()
+    # a lesion among tissues, all in one file
+    path.write_text("labels: {1: csf, 2: gm, 3: wm}\nothers: lesion\n")
+    labels = np.where(labels > 0, labels, 2)
+    labels[6] = 3
+    found = region_masks(mask, labels, convention=str(path))
+    assert list(found) == ["brain", "boundary", "lesion", "non-lesion", "gm", "wm"]
+    assert (found["lesion"] == (mask & np.isin(labels, [7, 9, 12, 30]))).all()
+    assert (found["wm"] == (mask & (labels == 3))).all()
+    assert (region_masks(mask, None, np.where(labels > 3, 0, labels), tissues=path)["gm"] == found["gm"]).all()
+    with pytest.raises(DataError, match="the segmentation holds label 8, and clinic has 0, 7, 9; name another convention"):
+        path.write_text("labels: {7: enhancing, 9: edema}\n")
+        region_masks(mask, np.full(mask.shape, 8), convention=path)
+
+
+def test_regions_of_a_named_convention_are_those_of_the_labels() -> None:
+    mask, labels = cube(), np.zeros((12, 13, 14), np.uint8)
+    labels[2], labels[3] = 1, 4
+    found = region_masks(mask, labels, convention="lesion")
+    assert list(found) == ["brain", "boundary", "lesion", "non-lesion"]
+    assert (found["lesion"] == (mask & (labels > 0))).all()
+    found = region_masks(mask, labels, convention="brats-post-treatment")  # a cavity is no healthy brain, and no tumour
+    assert (found["lesion"] == (mask & (labels > 0))).all() and (found["WT"] == (mask & (labels == 1))).all()
 
 
 def test_regions_refuse() -> None:

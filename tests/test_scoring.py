@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
 from synthmr.errors import DataError, UsageError
-from synthmr.evaluate import metrics
+from synthmr.evaluate import metrics, registry, scoring
 from synthmr.evaluate.protocols import (
     BRASYN,
     DISENTANGLED,
@@ -25,7 +26,7 @@ from synthmr.evaluate.protocols import (
     WHOLE_VOLUME,
     Protocol,
 )
-from synthmr.evaluate.scoring import ScoreInput, chosen_slices, region_scores, scorable, score
+from synthmr.evaluate.scoring import ScoreInput, chosen_slices, region_scores, scorable
 
 SHAPE = (22, 26, 18)
 BOX = (slice(4, 18), slice(5, 22), slice(3, 14))
@@ -55,6 +56,17 @@ def times(scored: ScoreInput, gain: float) -> ScoreInput:
     return dataclasses.replace(scored, prediction=(scored.prediction * np.float32(gain)).astype(np.float32))
 
 
+def scores(scored: ScoreInput, protocol: Protocol, names: Sequence[str] = ()) -> dict[tuple[str, str], float]:
+    """(region, metric) -> value."""
+    found = scoring.score(scored, protocol, names)
+    return {(region, metric): value for region, values in found.items() for metric, value in values.items()}
+
+
+def score(scored: ScoreInput, protocol: Protocol, names: Sequence[str] = ()) -> dict[str, float]:
+    """metric -> value in the protocol's own region."""
+    return next(iter(scoring.score(scored, protocol, names).values()))
+
+
 def psnr(error: np.ndarray, peak: float = 1.0) -> float:
     return 20 * math.log10(peak / math.sqrt(np.mean(np.float64(error) ** 2)))
 
@@ -65,9 +77,9 @@ def psnr(error: np.ndarray, peak: float = 1.0) -> float:
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_the_crop_of_the_prepared_case_does_not_matter(name: str) -> None:
     scored = head()
-    whole = score(scored, PROTOCOLS[name])
+    whole = scores(scored, PROTOCOLS[name])
     for box in (BOX, (slice(0, 22), slice(5, 25), slice(2, 18)), (slice(3, 19), slice(0, 24), slice(1, 14))):
-        assert score(cut(scored, box), PROTOCOLS[name]) == pytest.approx(whole, rel=1e-5), box
+        assert scores(cut(scored, box), PROTOCOLS[name]) == pytest.approx(whole, rel=1e-5), box
 
 
 @pytest.mark.parametrize("metric", ["ms_ssim", "hfen", "gradient_error", "sharpness", "ncc", "ssim_global", "structure_rmse"])
@@ -81,11 +93,11 @@ def test_nor_for_any_other_metric(name: str, metric: str) -> None:
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_gain_is_forgiven_only_by_protocols_that_rescale(name: str) -> None:
     scored, protocol = head(), PROTOCOLS[name]
-    plain, louder = score(scored, protocol), score(times(scored, 1.5), protocol)
+    plain, louder = scores(scored, protocol), scores(times(scored, 1.5), protocol)
     if protocol.rescales:
         assert louder == pytest.approx(plain, rel=1e-5)
     else:
-        assert louder["psnr"] < plain["psnr"] - 3
+        assert all(louder[region, "psnr"] < plain[region, "psnr"] - 3 for region in protocol.regions)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -93,9 +105,10 @@ def test_equal_images_and_all_metrics(name: str) -> None:
     """Every image metric can be had under every protocol and has its best value for equal images."""
     small = head()
     scored = dataclasses.replace(small, prediction=small.truth)
-    chosen = sorted(set(metrics.HIGHER_IS_BETTER) - {"landmark_distance"} | metrics.BEST_AT_ONE)
-    for key, value in score(scored, PROTOCOLS[name], chosen).items():
-        metric = key.partition("@")[0]
+    chosen = sorted(registry.image_metrics())
+    assert len(chosen) == 18
+    for key, value in scores(scored, PROTOCOLS[name], chosen).items():
+        metric = key[1]
         if metric.endswith("psnr"):
             assert value == math.inf, key
         elif "mutual" in metric:
@@ -103,7 +116,7 @@ def test_equal_images_and_all_metrics(name: str) -> None:
         elif metric == "ncc" and PROTOCOLS[name].per == "slice":
             assert 0 < value <= 1  # slices without brain are constant and count 0
         else:
-            best = 0 if metrics.HIGHER_IS_BETTER.get(metric) is False else 1
+            best = 0 if registry.direction(metric) is False else 1
             assert value == pytest.approx(best, abs=1e-6), key
 
 
@@ -325,16 +338,16 @@ def test_brasyn_regions() -> None:
     g, y = own(scored.prediction), own(scored.truth)
     lesion = scored.lesion
     assert lesion is not None
-    values = score(scored, BRASYN)
-    assert list(values) == ["ssim@lesion", "psnr@lesion", "ssim@non-lesion", "psnr@non-lesion"]
+    values = scores(scored, BRASYN)
+    assert list(values) == [("lesion", "ssim"), ("lesion", "psnr"), ("non-lesion", "ssim"), ("non-lesion", "psnr")]
     for name, part in (("lesion", lesion), ("non-lesion", ~lesion)):
-        assert values[f"psnr@{name}"] == pytest.approx(psnr((g - y)[part]), abs=1e-3)
+        assert values[name, "psnr"] == pytest.approx(psnr((g - y)[part]), abs=1e-3)
         expected = metrics.ssim(np.where(part, g, 0), np.where(part, y, 0), 1.0, part)
-        assert values[f"ssim@{name}"] == pytest.approx(expected, abs=1e-5)
+        assert values[name, "ssim"] == pytest.approx(expected, abs=1e-5)
     # a lower percentile below 0 is 0
     dark = dataclasses.replace(scored, prediction=np.where(scored.mask, scored.prediction - 0.4, 0).astype(np.float32))
     assert np.percentile(dark.prediction, 0.5) < -0.1
-    assert score(dark, BRASYN)["psnr@lesion"] == pytest.approx(psnr((own(dark.prediction) - y)[lesion]), abs=1e-3)
+    assert scores(dark, BRASYN)["lesion", "psnr"] == pytest.approx(psnr((own(dark.prediction) - y)[lesion]), abs=1e-3)
     flat = dataclasses.replace(scored, prediction=np.full(SHAPE, 0.5, np.float32))
     with pytest.raises(DataError, match=r"the prediction's 0\.5 and 99\.5 percentiles leave no range"):
         score(flat, BRASYN)
@@ -348,14 +361,14 @@ def test_regions_slices_planes_and_scale_of_a_protocol_of_ones_own() -> None:
     coronal = Protocol(
         "own", **base, metrics=("psnr", "ssim"), regions=("lesion", "brain"), plane="coronal", per="slice", ssim="plane"
     )
-    values = score(scored, coronal)
+    values = scores(scored, coronal)
     error = scored.prediction - scored.truth
     rows = [s for s in range(SHAPE[1]) if lesion[:, s].any()]
-    assert values["psnr@lesion"] == pytest.approx(np.mean([psnr(error[:, s][lesion[:, s]]) for s in rows]))
+    assert values["lesion", "psnr"] == pytest.approx(np.mean([psnr(error[:, s][lesion[:, s]]) for s in rows]))
     rows = [s for s in range(SHAPE[1]) if scored.mask[:, s].any()]
-    assert values["psnr@brain"] == pytest.approx(np.mean([psnr(error[:, s][scored.mask[:, s]]) for s in rows]))
+    assert values["brain", "psnr"] == pytest.approx(np.mean([psnr(error[:, s][scored.mask[:, s]]) for s in rows]))
     expected = [metrics.ssim(scored.prediction[:, s], scored.truth[:, s], 1.0, scored.mask[:, s]) for s in rows]
-    assert values["ssim@brain"] == pytest.approx(np.mean(expected))
+    assert values["brain", "ssim"] == pytest.approx(np.mean(expected))
     # whole volume, windows in coronal slices
     stacked = Protocol("stack", **base, metrics=("ssim",), regions=("whole",), plane="coronal", ssim="plane")
     assert score(scored, stacked)["ssim"] == pytest.approx(metrics.ssim(scored.prediction, scored.truth, 1.0, slice_axis=1))
@@ -381,18 +394,16 @@ def test_region_scores_equal_the_metric_with_that_mask(box: tuple[slice, slice, 
     parts = {"lesion": lesion, "non-lesion": mask & ~lesion}
     names = ("psnr", "ssim", "mae", "hfen", "gradient_error", "ncc", "structure_psnr")
     found = region_scores(scored, MASKED_VOLUME, parts, names)
-    assert set(found) == {f"{name}@{region}" for name in names for region in parts}
+    assert {region: tuple(values) for region, values in found.items()} == dict.fromkeys(parts, names)
     g, y = (np.pad(image, 20) for image in (scored.prediction, scored.truth))
     for region, part in parts.items():
         part = np.pad(part, 20)
         for name in names:
             ranged = (1.0, part) if name in ("psnr", "ssim", "structure_psnr") else (part,)
-            assert found[f"{name}@{region}"] == pytest.approx(getattr(metrics, name)(g, y, *ranged), rel=1e-5), (name, region)
+            assert found[region][name] == pytest.approx(getattr(metrics, name)(g, y, *ranged), rel=1e-5), (name, region)
     # the whole brain as a region is the protocol itself
     whole = region_scores(scored, MASKED_VOLUME, {"all": mask}, (*names, "ms_ssim"))
-    assert whole == pytest.approx(
-        {f"{name}@all": value for name, value in score(scored, MASKED_VOLUME, (*names, "ms_ssim")).items()}
-    )
+    assert whole["all"] == pytest.approx(score(scored, MASKED_VOLUME, (*names, "ms_ssim")))
 
 
 def test_region_scores_keep_units_and_range_of_the_protocol() -> None:
@@ -401,10 +412,10 @@ def test_region_scores_keep_units_and_range_of_the_protocol() -> None:
     assert lesion is not None
     found = region_scores(scored, MILR2018, {"lesion": lesion})
     error = (scored.prediction - scored.truth)[lesion]
-    assert found["psnr@lesion"] == pytest.approx(psnr(error, 2.0))
-    assert found["mse@lesion"] == pytest.approx(np.mean(error.astype(float) ** 2) / scored.truth.mean(dtype=float) ** 2)
+    assert found["lesion"]["psnr"] == pytest.approx(psnr(error, 2.0))
+    assert found["lesion"]["mse"] == pytest.approx(np.mean(error.astype(float) ** 2) / scored.truth.mean(dtype=float) ** 2)
     sliced = region_scores(scored, IMT2020, {"lesion": lesion}, ("mae", "ssim"))
-    assert sliced["mae@lesion"] == pytest.approx(255 * np.abs(error).mean(), rel=1e-5)
+    assert sliced["lesion"]["mae"] == pytest.approx(255 * np.abs(error).mean(), rel=1e-5)
     assert region_scores(scored, MASKED_VOLUME, {}) == {}
 
 

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synthmr.errors import DataError, UsageError
+from synthmr.evaluate.registry import format_score
+from synthmr.evaluate.scores import Score, read_scores, summarise, write_scores
 from synthmr.evaluate.segmentation import (
     METRICS,
     PROTOCOL,
@@ -28,8 +30,7 @@ from synthmr.evaluate.segmentation import (
     summarise_assd,
     surface_distances,
 )
-from synthmr.evaluate.table import format_score, read_metrics, summarise, write_metrics
-from synthmr.labels import CLASSES, CONVENTIONS, REGIONS, convention_of, region, to_brats, to_classes
+from synthmr.labels import REGIONS, convention_of, region, to_brats, to_classes
 
 ISO = (1.0, 1.0, 1.0)
 
@@ -103,7 +104,6 @@ def test_a_named_convention_settles_what_the_labels_alone_cannot() -> None:
     five = np.arange(5)
     assert to_classes(five).tolist() == [0, 1, 2, 1, 3]
     assert to_classes(five, "brats-post-treatment").tolist() == [0, 1, 2, 3, 0]
-    assert all(len(table) == 5 and max(table) < len(CLASSES) for table in CONVENTIONS.values())
 
 
 def test_classes_and_labels_round_trip_and_twice_does_no_harm() -> None:
@@ -402,13 +402,10 @@ def test_rows_go_through_the_score_table(tmp_path: Path) -> None:
     rows = segmentation_rows("sub-1", "mafnet", score_segmentation(some, some, ISO))
     rows += segmentation_rows("sub-2", "mafnet", score_segmentation(nothing, some, ISO))
     assert len(rows) == 2 * len(METRICS)
-    assert rows[0] == {
-        "case": "sub-1", "subject": "sub-1", "method": "mafnet", "contrast": "segmentation", "protocol": PROTOCOL,
-        "metric": "dice_WT", "value": 1.0,
-    }  # fmt: skip
+    assert rows[0] == Score("sub-1", "sub-1", "mafnet", "segmentation", PROTOCOL, "brain", "dice_WT", 1.0)
     path = tmp_path / "metrics.csv"
-    write_metrics(path, rows)
-    assert read_metrics(path) == rows
+    write_scores(path, rows)
+    assert read_scores(path) == rows
     texts = {row["metric"]: row["text"] for row in summarise(rows)}
     assert texts["dice_WT"] == "0.5000 +- 0.7071" and texts["assd_WT"] == "inf mm"
     assert format_score("assd_ET", 3.8449, 1.0) == "3.84 +- 1.00 mm" and format_score("hd95_TC", 2) == "2.00 mm"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ from scipy import stats
 
 from score_tables import people, rows_of, three
 from synthmr.errors import DataError, UsageError
+from synthmr.evaluate.registry import direction
 from synthmr.evaluate.statistics import (
     bootstrap_interval,
     check_units,
     compare,
     compare_methods,
-    direction,
     holm,
     p_text,
     subject_values,
@@ -263,7 +264,17 @@ def test_false_alarms_are_as_rare_as_they_should_be():
 
 @pytest.mark.parametrize(
     ("metric", "expected"),
-    [("psnr", True), ("nmse", False), ("dice_WT", True), ("hd95_ET", False), ("mae_tumour", False), ("colour", None), ("", None)],
+    [
+        ("psnr", True),
+        ("nmse", False),
+        ("dice_WT", True),
+        ("hd95_ET", False),
+        ("seam", None),
+        ("sharpness", None),
+        ("false_bright", False),
+        ("colour", None),
+        ("", None),
+    ],
 )
 def test_direction(metric, expected):
     assert direction(metric) is expected
@@ -272,7 +283,7 @@ def test_direction(metric, expected):
 def test_sessions_are_averaged_to_subjects():
     cases = {"sub-1_ses-1": 10.0, "sub-1_ses-2": 20.0, "sub-2": 7.0, "x": 1.0, "y": 3.0}
     assert subject_values(rows_of(m=cases)) == {"m": {"sub-1": 15.0, "sub-2": 7.0, "x": 1.0, "y": 3.0}}
-    named = [{**row, "subject": "z"} if row["case"] in "xy" else row for row in rows_of(m=cases)]
+    named = [replace(row, subject="z") if row.case in "xy" else row for row in rows_of(m=cases)]
     assert subject_values(named)["m"] == {"sub-1": 15.0, "sub-2": 7.0, "z": 2.0}
 
 
@@ -316,7 +327,7 @@ def test_reference_given_and_direction():
         compare_methods(rows_of("colour", **values), **own)
     with pytest.raises(UsageError, match="no scores of method bets: did you mean best"):
         compare_methods(rows_of(**values), reference="bets", **WHERE)
-    with pytest.raises(UsageError, match=r"no scores of FLAIR masked-volume psnr: .*Allowed: T1w masked-volume psnr"):
+    with pytest.raises(UsageError, match=r"no scores of FLAIR masked-volume brain psnr: .*Allowed: T1w masked-volume brain psnr"):
         compare_methods(rows_of(contrast="T1w", **values), **WHERE)
     assert compare_methods(rows_of(only=[1.0, 2.0]), **WHERE) == []
 
@@ -362,7 +373,7 @@ def test_slices_do_not_make_significance():
         for _ in range(100)
         for row in (*rows_of(a={f"s{i}": 20 + gap + rng.normal(0, 0.1)}), *rows_of(b={f"s{i}": 20.0}))
     ]
-    by_slice = stats.ttest_rel(*([row["value"] for row in rows if row["method"] == m] for m in "ab")).pvalue
+    by_slice = stats.ttest_rel(*([row.value for row in rows if row.method == m] for m in "ab")).pvalue
     assert by_slice < 0.001
     found = compare_methods(rows, **WHERE)[0]
     assert found["subjects"] == 4 and found["t_p"] > 0.05

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from synthmr.errors import DataError, UsageError
+
+#: voxels that are worked on at once: what fits a processor's cache is several times as fast as whole volumes
+PART = 1 << 16
 
 
 def select(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -16,6 +19,12 @@ def select(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None) -
     Raises:
         DataError: shapes differ, a counted voxel is NaN or infinite, or no voxel counts.
     """
+    g, y = counted(prediction, truth, mask)
+    return g.astype(np.float64, copy=False), y.astype(np.float64, copy=False)
+
+
+def counted(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The voxels that count, as two vectors of the arrays' types; errors of `select`."""
     check_shapes(prediction, truth, mask)
     g = prediction.ravel() if mask is None else prediction[mask]
     y = truth.ravel() if mask is None else truth[mask]
@@ -23,7 +32,14 @@ def select(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None) -
         raise DataError("there is nothing to score: the mask is empty; check the brain mask.")
     check_finite(g, "prediction")
     check_finite(y, "ground truth")
-    return g.astype(np.float64), y.astype(np.float64)
+    return g, y
+
+
+def parts(g: np.ndarray, y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Two vectors as float64, a part at a time."""
+    for begin in range(0, y.size, PART):
+        part = slice(begin, begin + PART)
+        yield g[part].astype(np.float64, copy=False), y[part].astype(np.float64, copy=False)
 
 
 def check_shapes(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None) -> None:
@@ -45,6 +61,9 @@ def check_finite(values: np.ndarray, what: str) -> None:
     Raises:
         DataError: there are some; no metric is defined then.
     """
+    with np.errstate(all="ignore"):
+        if np.isfinite(values.sum()):  # one that is not finite makes the sum so
+            return
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
         raise DataError(

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from synthmr.case import PLANES
+from synthmr.evaluate.counted import ScoreInput, chosen_slices
 from synthmr.evaluate.protocols import Protocol
-from synthmr.evaluate.scoring import ScoreInput, chosen_slices
 
 #: a slice of the brain with fewer mask voxels says nothing about the field of view
 CUT_VOXELS = 100

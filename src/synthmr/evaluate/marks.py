@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synthmr.errors import UsageError
+from synthmr.evaluate.registry import ARROWS, direction, format_score, get
+from synthmr.evaluate.scores import Score, mean_sd, own_region
 from synthmr.evaluate.statistics import (
     ALPHA,
     SAMPLES,
@@ -17,13 +19,11 @@ from synthmr.evaluate.statistics import (
     bootstrap_interval,
     check_units,
     compare,
-    direction,
     holm,
     named,
     plain,
     subject_values,
 )
-from synthmr.evaluate.table import format_score, mean_sd
 
 
 def marked_table(
@@ -36,18 +36,18 @@ def marked_table(
 ) -> list[dict[str, Any]]:
     """Means with the papers' marks: the best, and an asterisk on what differs from it.
 
-    Each contrast, protocol and metric is a family of its own: its best method against each other one, Holm-corrected.
+    Each contrast, protocol, region and metric is a family of its own: its best method against each other one, Holm-corrected.
 
     Args:
-        rows: as in `synthmr.evaluate.table`.
+        rows: scores.
         test: the test that sets the asterisk; the papers use the paired t-test.
         alpha: limit of the corrected p.
         higher_is_better: metric -> direction, for metrics that synthmr does not know.
         samples: of the bootstrap.
 
     Returns:
-        A row for each contrast, protocol, method and metric, in order of first appearance: those four, subjects (how
-        many), mean, sd, low, high (95 % interval of the mean), best, significant (worse than the best, corrected
+        A row for each contrast, protocol, region, method and metric, in order of first appearance: those five, subjects
+        (how many), mean, sd, low, high (95 % interval of the mean), best, significant (worse than the best, corrected
         p < alpha), p (corrected; NaN for the best itself), test, alpha, text (no marks), note.
 
     Raises:
@@ -55,11 +55,11 @@ def marked_table(
     """
     if test not in TESTS or not 0 < alpha < 1:
         raise UsageError(f"test={test!r}, alpha={alpha}: tests are {', '.join(TESTS)}; alpha lies between 0 and 1.")
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str, str, str], list[Score]] = {}
     for row in rows:
-        groups.setdefault((row["contrast"], row["protocol"], row["metric"]), []).append(row)
-    table = []
-    for (contrast, protocol, metric), mine in groups.items():
+        groups.setdefault((row.contrast, row.protocol, row.region, row.metric), []).append(row)
+    table: list[dict[str, Any]] = []
+    for (contrast, protocol, region, metric), mine in groups.items():
         values = subject_values(mine)
         higher = (higher_is_better or {}).get(metric, direction(metric))
         best = [] if higher is None or len(values) < 2 else best_methods(values, higher)
@@ -78,18 +78,26 @@ def marked_table(
             p = adjusted.get(method, math.nan)
             mean, sd = mean_sd(list(scores.values()))
             low, high = bootstrap_interval(list(scores.values()), samples=samples)
-            row = {"contrast": contrast, "protocol": protocol, "method": method, "metric": metric, "subjects": len(scores)}
-            row |= {"mean": mean, "sd": sd, "low": low, "high": high, "best": method in best}
+            line: dict[str, Any] = {"contrast": contrast, "protocol": protocol, "region": region, "method": method}
+            line |= {
+                "metric": metric,
+                "subjects": len(scores),
+                "mean": mean,
+                "sd": sd,
+                "low": low,
+                "high": high,
+                "best": method in best,
+            }
             worse = method in found and found[method].better == "b" and p < alpha
-            row |= {"significant": worse, "p": p, "test": test, "alpha": alpha}
+            line |= {"significant": worse, "p": p, "test": test, "alpha": alpha}
             note = " ".join(part for part in (*notes, units) if part)
-            table.append({**row, "text": format_score(metric, mean, sd), "note": note})
+            table.append({**line, "text": format_score(metric, mean, sd), "note": note})
     return table
 
 
-def markdown_table(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ()) -> str:
+def markdown_table(rows: Rows, metrics: Sequence[str] = ()) -> str:
     """Means with the papers' marks as Markdown: best in bold, an asterisk on what differs from it (corrected p < 0.05)."""
-    return to_markdown(marked_table([row for row in rows if not metrics or row["metric"] in metrics]), intervals=True)
+    return to_markdown(marked_table([row for row in rows if not metrics or row.metric in metrics]), intervals=True)
 
 
 def to_markdown(table: Sequence[Mapping[str, Any]], intervals: bool = False) -> str:
@@ -104,26 +112,31 @@ def to_markdown(table: Sequence[Mapping[str, Any]], intervals: bool = False) -> 
     blocks = []
     for contrast, protocol in dict.fromkeys((row["contrast"], row["protocol"]) for row in table):
         mine = [row for row in table if (row["contrast"], row["protocol"]) == (contrast, protocol)]
-        metrics = list(dict.fromkeys(row["metric"] for row in mine))
-        cells = {(row["method"], row["metric"]): _cell(row, intervals) for row in mine}
+        columns = list(dict.fromkeys((row["region"], row["metric"]) for row in mine))
+        cells = {(row["method"], row["region"], row["metric"]): _cell(row, intervals) for row in mine}
         lines = [f"{_escape(contrast)}, protocol {_escape(protocol)}", ""]
-        lines += [f"| method | {' | '.join(map(_head, metrics))} |", "|---|" + "---|" * len(metrics)]
+        lines += [f"| method | {' | '.join(_head(protocol, *each) for each in columns)} |", "|---|" + "---|" * len(columns)]
         for method in dict.fromkeys(row["method"] for row in mine):
-            line = " | ".join(cells.get((method, metric), "n/a") for metric in metrics)
+            line = " | ".join(cells.get((method, *each), "n/a") for each in columns)
             lines.append(f"| {_escape(method)} | {line} |")
         lines += ["", _legend(mine, intervals)]
         notes: dict[str, list[str]] = {}
         for row in mine:
             if row["note"]:
-                notes.setdefault(row["note"], []).append(f"{row['method']} {row['metric']}")
+                notes.setdefault(row["note"], []).append(f"{row['method']} {_name(protocol, row['region'], row['metric'])}")
         lines += [f"- {_escape(', '.join(who))}: {_escape(note)}" for note, who in notes.items()]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
 
-def _head(metric: str) -> str:
-    higher = direction(metric)
-    return _escape(metric) + ("" if higher is None else " ↑" if higher else " ↓")
+def _name(protocol: str, region: str, metric: str) -> str:
+    """A metric, with its region where that is not the protocol's own."""
+    return metric if region == own_region(protocol) else f"{metric} ({region})"
+
+
+def _head(protocol: str, region: str, metric: str) -> str:
+    """Head of a column."""
+    return _escape(" ".join(part for part in (_name(protocol, region, metric), ARROWS[get(metric).better][0]) if part))
 
 
 def _cell(row: Mapping[str, Any], intervals: bool) -> str:

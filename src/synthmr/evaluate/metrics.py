@@ -33,6 +33,7 @@ hold the same value (for the mutual information: fall in one bin).
 
 `ssim` and its kin are in `synthmr.evaluate.structural`, `hfen`, gradients and landmarks in `synthmr.evaluate.spatial`; all
 are reached from here. Segmentations: `synthmr.evaluate.segmentation`; regions and artefacts: `synthmr.evaluate.regions`.
+Unit, direction and digits of each stand in `synthmr.evaluate.registry`, where a new metric is registered.
 """
 
 from __future__ import annotations
@@ -42,41 +43,15 @@ import math
 import numpy as np
 
 from synthmr.errors import UsageError
-from synthmr.evaluate.checks import check_finite, check_range, check_shapes, select
+from synthmr.evaluate.checks import check_finite, check_range, check_shapes, counted, parts, select
 from synthmr.evaluate.spatial import gradient_error, hfen, landmark_distance, sharpness
 from synthmr.evaluate.structural import SSIM_RADIUS, ms_ssim, ms_ssim_scales, ssim, ssim_global
 
 __all__ = [
-    "BEST_AT_ONE", "BINS", "HIGHER_IS_BETTER", "SSIM_RADIUS", "check_finite", "check_shapes", "gradient_error", "hfen",
-    "landmark_distance", "mae", "mae255", "ms_ssim", "ms_ssim_scales", "mse", "mutual_information", "ncc", "nmse",
-    "normalized_mutual_information", "nrmse", "nrmse_norm", "psnr", "sharpness", "ssim", "ssim_global",
-    "structure_psnr", "structure_rmse",
+    "BINS", "SSIM_RADIUS", "check_finite", "check_shapes", "gradient_error", "hfen", "landmark_distance", "mae", "mae255",
+    "ms_ssim", "ms_ssim_scales", "mse", "mutual_information", "ncc", "nmse", "normalized_mutual_information", "nrmse",
+    "nrmse_norm", "psnr", "sharpness", "ssim", "ssim_global", "structure_psnr", "structure_rmse",
 ]  # fmt: skip
-
-#: metric -> whether higher is better
-HIGHER_IS_BETTER = {
-    "psnr": True,
-    "ssim": True,
-    "nmse": False,
-    "nrmse": False,
-    "nrmse_norm": False,
-    "mae": False,
-    "mse": False,
-    "mae255": False,
-    "ms_ssim": True,
-    "ssim_global": True,
-    "mutual_information": True,
-    "normalized_mutual_information": True,
-    "ncc": True,
-    "hfen": False,
-    "gradient_error": False,
-    "structure_psnr": True,
-    "structure_rmse": False,
-    "landmark_distance": False,
-}
-
-#: metrics that are best at 1, and worse on both sides of it; not in `HIGHER_IS_BETTER`
-BEST_AT_ONE: frozenset[str] = frozenset({"sharpness"})
 
 #: bins an axis of the joint histogram of the mutual information
 BINS = 64
@@ -84,14 +59,14 @@ BINS = 64
 
 def mse(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Mean squared error, in squared units of the arrays. Lower is better; 0 for equal arrays."""
-    g, y = select(prediction, truth, mask)
-    return float(np.mean((y - g) ** 2))
+    g, y = counted(prediction, truth, mask)
+    return _squares(g, y) / y.size
 
 
 def mae(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
     """Mean absolute error, in units of the arrays. Lower is better; 0 for equal arrays."""
-    g, y = select(prediction, truth, mask)
-    return float(np.mean(np.abs(y - g)))
+    g, y = counted(prediction, truth, mask)
+    return sum(float(np.abs(other - one).sum()) for one, other in parts(g, y)) / y.size
 
 
 def nmse(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -100,8 +75,8 @@ def nmse(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None = No
     Lower is better; 0 for equal arrays, 1 for a prediction of zeros. Where the truth is all zeros: 0 if the prediction is
     too, else inf.
     """
-    g, y = select(prediction, truth, mask)
-    error, energy = float(np.sum((y - g) ** 2)), float(np.sum(y**2))
+    g, y = counted(prediction, truth, mask)
+    error, energy = _squares(g, y), sum(float(each @ each) for _, each in parts(y, y))
     if energy == 0:
         return 0.0 if error == 0 else math.inf
     return error / energy
@@ -254,6 +229,15 @@ def normalized_mutual_information(
     """
     g, y, both = _entropies(prediction, truth, value_range, mask, bins)
     return 1.0 if min(g, y) == 0 else min(max((g + y) / both, 1.0), 2.0)
+
+
+def _squares(g: np.ndarray, y: np.ndarray) -> float:
+    """Sum of squared differences, float64."""
+    total = 0.0
+    for one, other in parts(g, y):
+        error = other - one
+        total += float(error @ error)
+    return total
 
 
 def _correlation(g: np.ndarray, y: np.ndarray) -> float:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from synthmr.errors import DataError
-from synthmr.evaluate.lint import LintWarning, lint_images, lint_protocol
+from synthmr.evaluate.apply import Head, Progress, apply_protocols
+from synthmr.evaluate.counted import Array, ScoreInput
+from synthmr.evaluate.own import Own, own_mask, read_own
 from synthmr.evaluate.protocols import Protocol
-from synthmr.evaluate.regions import consistency, false_lesion, region_masks, seam_score
-from synthmr.evaluate.scoring import ScoreInput, region_scores, scorable, score
+from synthmr.evaluate.scores import ScoreResult
 
 #: a mask of which less than this share shows anything in the truth is of something else
 MISSED = 0.1
@@ -23,153 +24,167 @@ COMMON = 0.9
 
 
 @dataclass(frozen=True)
-class PairScores:
-    """What was found.
+class Pair:
+    """A prediction beside its truth.
 
     Attributes:
-        rows: {"protocol", "region", "metric", "value"} each.
-        skipped: why a protocol was left out, a line each.
-        notes: what else the reader should know.
-        warnings: of the linter.
-    """
-
-    rows: list[dict[str, Any]]
-    skipped: list[str]
-    notes: list[str]
-    warnings: list[LintWarning]
-
-
-def score_files(
-    prediction: Path,
-    truth: Path,
-    protocols: Sequence[Protocol],
-    mask: Path | None = None,
-    segmentation: Path | None = None,
-    names: Sequence[str] = (),
-    regions: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
-    tissue: Path | None = None,
-) -> PairScores:
-    """Score a prediction file against a truth file.
-
-    Both are mapped by the truth: 0 to 0 (where it has negative voxels: its background, if that is darker, as in [-1, 1]
-    data, else the brain's 0.5 percentile) and the brain's 99.5 percentile to 1. Neither is clipped, so that equal files are
-    equal; `synthmr evaluate` has the truth as it was trained on, which the percentile normaliser clips at 1.
-
-    Args:
         prediction: NIfTI on the truth's grid.
         truth: NIfTI.
-        protocols: those to score under; with several, one that needs a lesion where none is known is skipped and named.
-        mask: of the brain; None: found in the truth (non-zero voxels, or Otsu), with a warning.
+        mask: of the brain; None: as the prediction's sidecar says, else found in the truth (non-zero voxels, or Otsu), with a
+            warning.
         segmentation: lesion labels.
+        tissue: labels 1 CSF, 2 grey matter, 3 white matter, for ``regions``.
+        head: whose prediction of what it is; None: what the sidecar or the files' names say.
+        as_written: score the voxels as they are, whatever a sidecar says.
+    """
+
+    prediction: Path
+    truth: Path
+    mask: Path | None = None
+    segmentation: Path | None = None
+    tissue: Path | None = None
+    head: Head | None = None
+    as_written: bool = False
+
+
+def score_pair(
+    pair: Pair,
+    protocols: Sequence[Protocol],
+    names: Sequence[str] = (),
+    regions: bool = False,
+    progress: Progress | None = None,
+) -> ScoreResult:
+    """Score a prediction file against a truth file.
+
+    A volume that synthmr wrote is scored as `synthmr evaluate` scores it, by what its sidecar says (`synthmr.evaluate.own`). Of
+    any other, both are mapped by the truth: 0 to 0 (where it has negative voxels: its background, if that is darker, as in
+    [-1, 1] data, else the brain's 0.5 percentile) and the brain's 99.5 percentile to 1. Neither is clipped then, so that equal
+    files are equal; `synthmr evaluate` has the truth as it was trained on, which the percentile normaliser clips at 1.
+
+    Args:
+        pair: the files.
+        protocols: those to score under; with several, one that needs a lesion where none is known is skipped and named.
         names: metrics other than the protocols' own.
         regions: score lesion, tissue and boundary apart, too, with slice consistency and false lesions.
         progress: is told of every protocol: done, of how many, name.
-        tissue: with ``regions``, tissue labels (1 CSF, 2 grey matter, 3 white matter).
 
     Raises:
         DataError: files, grids, NaN, a mask that misses the brain, or a protocol that cannot be had.
         UsageError: an unknown metric.
     """
-    scored, labels, notes, own_mask = read_pair(prediction, truth, mask, segmentation)
-    rows: list[dict[str, Any]] = []
-    reasons: list[str] = []
-    used: list[Protocol] = []
-    for number, protocol in enumerate(protocols):
-        if progress is not None:
-            progress(number, len(protocols), protocol.name)
-        reason = scorable(scored, protocol) if len(protocols) > 1 else ""
-        if reason:
-            reasons.append(reason)
-            continue
-        used.append(protocol)
-        default = protocol.regions[0]
-        for name, value in score(scored, protocol, names).items():
-            metric, _, region = name.partition("@")
-            rows.append({"protocol": protocol.name, "region": region or default, "metric": metric, "value": value})
-    if not rows:
-        raise DataError(f"nothing could be scored: {'; '.join(dict.fromkeys(reasons))}.")
-    if regions:
-        rows += regional_rows(scored, labels, used[0], names, None if tissue is None else read_labels(tissue, truth))
-    warnings = [warning for protocol in used for warning in lint_protocol(protocol)] + lint_images(scored, used, own_mask)
+    read = read_pair(pair)
+    scored = read.scored
+    if regions and pair.tissue is not None:
+        scored = replace(scored, tissue=read_labels(pair.tissue, pair.truth))
+    more: dict[str, Any] = {"names": names, "regions": regions, "truth_mask": read.truth_mask, "progress": progress}
+    found = apply_protocols(scored, protocols, pair.head or read.head, **more)
+    if not found.rows:
+        raise DataError(f"nothing could be scored: {'; '.join(dict.fromkeys(found.skipped))}.")
+    notes = list(read.notes)
     if np.array_equal(scored.prediction, scored.truth):
         notes.append("prediction and truth are the same voxel by voxel: errors are 0 and PSNR is infinite.")
-    return PairScores(rows, reasons, notes, warnings)
+    return replace(found, notes=notes)
 
 
-def regional_rows(
-    scored: ScoreInput,
-    labels: np.ndarray | None,
-    protocol: Protocol,
-    names: Sequence[str] = (),
-    tissue: np.ndarray | None = None,
-    borders: Sequence[Sequence[int]] = (),
-) -> list[dict[str, Any]]:
-    """Scores of every region that there is, slice consistency in three planes, false lesions, and seams of tiles.
+@dataclass(frozen=True, eq=False)
+class ReadPair:
+    """A pair of files as arrays.
 
-    ``borders`` are where tiles begin and end along X, Y and Z; none: it was not predicted tile by tile.
+    Attributes:
+        scored: both images on the unit scale, with labels.
+        notes: what is odd about the files, and how they were read.
+        truth_mask: whether the mask was made from the truth.
+        head: whose prediction of what it is, by its sidecar or its name.
     """
-    masks = region_masks(scored.mask, labels, tissue, spacing=scored.spacing)
-    # what the protocol scores itself has its own rows: two values under one name would be averaged
-    masks = {name: mask for name, mask in masks.items() if name not in ("brain", *protocol.regions)}
-    rows = []
 
-    def add(region: str, metric: str, value: float) -> None:
-        rows.append({"protocol": protocol.name, "region": region, "metric": metric, "value": float(value)})
-
-    for name, value in region_scores(scored, protocol, masks, names).items():
-        metric, _, region = name.partition("@")
-        add(region, metric, value)
-    for plane, found in consistency(scored.prediction, scored.truth, scored.mask).items():
-        add(plane, "slice_jump", found.jump)
-        add(plane, "slice_stripes", found.stripes)
-    lesions = false_lesion(scored.prediction, scored.truth, scored.mask, segmentation=labels, spacing=scored.spacing)
-    for name, value in lesions.items():
-        add("brain", "bright_threshold" if name == "threshold" else name, value)
-    if any(borders):
-        add("brain", "seam", seam_score(scored.prediction, scored.truth, scored.mask, borders))
-    return rows
+    scored: ScoreInput
+    notes: list[str]
+    truth_mask: bool
+    head: Head
 
 
-def read_pair(
-    prediction: Path, truth: Path, mask: Path | None = None, segmentation: Path | None = None
-) -> tuple[ScoreInput, np.ndarray | None, list[str], bool]:
-    """Files as `ScoreInput` with (its labels, notes, whether the mask was made from the truth); arguments of `score_files`."""
+def read_pair(pair: Pair) -> ReadPair:
+    """Read a pair; errors of `score_pair`."""
     from synthmr.io import nifti
     from synthmr.prepare import orient
-    from synthmr.prepare.mask import brain_mask
 
-    files = {"prediction": prediction, "truth": truth, "mask": mask, "segmentation": segmentation}
+    files = {"prediction": pair.prediction, "truth": pair.truth, "mask": pair.mask, "segmentation": pair.segmentation}
     types = {"segmentation": np.int32}
     volumes = {name: nifti.load(path, types.get(name, np.float32)) for name, path in files.items() if path is not None}
     nifti.check_same_grid({f"{name} {files[name]}": volumes[name] for name in ("truth", *sorted(set(volumes) - {"truth"}))})
     notes = [f"{files[name]}: {note}" for name, volume in volumes.items() for note in volume.notes]
-    params = orient.fit(volumes["truth"].shape, volumes["truth"].affine)
-    arrays = {name: orient.apply(volume.array, params) for name, volume in volumes.items()}
-    if mask is not None:
-        inside = arrays["mask"] > 0
-        notes += _mask_notes(inside, arrays["truth"], mask, truth)
+    turn = orient.fit(volumes["truth"].shape, volumes["truth"].affine)
+    arrays = {name: orient.apply(volume.array, turn) for name, volume in volumes.items()}
+    own, why = (None, "") if pair.as_written else read_own(pair.prediction)
+    notes += [why] if why else []
+    if own is not None:
+        guess, truth, inside, peak, told = _read_own(own, arrays, turn, pair)
     else:
-        inside, mode, notice = brain_mask({"truth": arrays["truth"]}, None, "auto", str(truth))
-        notes.append(f"no mask was given: the brain is what the truth shows ({mode}).")
-        notes += [notice] if notice else []
-    low, high = _scale(arrays["truth"], inside, truth)
-    if low:
-        notes.append(f"the truth has negative voxels: its {low:.4g} is the 0 of the scale that both are scored on.")
-    unit = {name: (arrays[name] - low) / (high - low) for name in ("prediction", "truth")}
-    labels = arrays["segmentation"].astype(np.int64) if segmentation is not None else None
+        guess, truth, inside, peak, told = _read_as_written(arrays, pair)
+    labels = arrays["segmentation"].astype(np.int64) if pair.segmentation is not None else None
     spacing = volumes["truth"].spacing
-    order = [int(axis) for axis, _ in params["axes"]]
-    ras = {axis: spacing[number] for number, axis in enumerate(order)}
+    ras = {int(axis): spacing[number] for number, (axis, _) in enumerate(turn["axes"])}
     scored = ScoreInput(
-        unit["prediction"].astype(np.float32),
-        unit["truth"].astype(np.float32),
+        guess.astype(np.float32),
+        truth.astype(np.float32),
         inside,
-        label=prediction.name,
+        label=pair.prediction.name,
         lesion=None if labels is None else labels > 0,
+        labels=labels,
         spacing=(ras[0], ras[1], ras[2]),
+        peak=peak,
     )
-    return scored, labels, notes, mask is None
+    return ReadPair(scored, notes + told, own is None and pair.mask is None, head_of(pair, own))
+
+
+def _read_own(
+    own: Own, arrays: Mapping[str, Array], turn: Mapping[str, Any], pair: Pair
+) -> tuple[Array, Array, Array, float | None, list[str]]:
+    """Prediction, truth, mask, the truth's peak and notes of a volume that synthmr wrote."""
+    if pair.mask is not None:
+        inside, note = arrays["mask"] > 0, ""
+        told = _mask_notes(inside, arrays["truth"], pair.mask, pair.truth)
+    else:
+        inside, note = own_mask(own, arrays["prediction"], turn)
+        told = [note] if note else []
+    if not inside.any():
+        raise DataError(f"{pair.prediction} is 0 everywhere, so there is no brain to score; check the file, or give --mask.")
+    try:
+        truth, peak = own.truth(arrays["truth"], inside)
+    except DataError as error:
+        raise DataError(f"{pair.truth}: {error}") from None
+    return np.where(inside, own.unit(arrays["prediction"]), np.float32(0)), truth, inside, peak, told
+
+
+def _read_as_written(arrays: Mapping[str, Array], pair: Pair) -> tuple[Array, Array, Array, float | None, list[str]]:
+    """The same of two files whose voxels are taken as they are."""
+    from synthmr.prepare.mask import brain_mask
+
+    if pair.mask is not None:
+        inside = arrays["mask"] > 0
+        told = _mask_notes(inside, arrays["truth"], pair.mask, pair.truth)
+    else:
+        inside, mode, notice = brain_mask({"truth": arrays["truth"]}, None, "auto", str(pair.truth))
+        told = [f"no mask was given: the brain is what the truth shows ({mode}).", *([notice] if notice else [])]
+    low, high = _scale(arrays["truth"], inside, pair.truth)
+    if low:
+        told.append(f"the truth has negative voxels: its {low:.4g} is the 0 of the scale that both are scored on.")
+    guess, truth = ((arrays[name] - low) / (high - low) for name in ("prediction", "truth"))
+    return guess, truth, inside, None, told
+
+
+def head_of(pair: Pair, own: Own | None = None) -> Head:
+    """Whose prediction of what a pair is: by its sidecar, else by the truth's name or folder, and the prediction's folder."""
+    from synthmr.io.naming import parse_name
+    from synthmr.io.nifti import stem
+
+    parsed = parse_name(stem(pair.truth))
+    case = (parsed.prefix or pair.truth.resolve().parent.name) if parsed is not None else stem(pair.prediction)
+    contrast = parsed.contrast if parsed is not None else ""
+    method = pair.prediction.resolve().parent.name or "prediction"
+    if own is None:
+        return Head(case, method, contrast)
+    return Head(own.case or case, own.method or method, own.contrast or contrast)
 
 
 def read_labels(path: Path, truth: Path) -> np.ndarray:

@@ -15,10 +15,7 @@ from typing import Any
 
 from synthmr.case import PLANES
 from synthmr.errors import DataError, UsageError, did_you_mean
-from synthmr.evaluate.metrics import BEST_AT_ONE, HIGHER_IS_BETTER
-
-#: metrics of a pair of images; landmarks are no image
-IMAGE_METRICS = (*(name for name in HIGHER_IS_BETTER if name != "landmark_distance"), *sorted(BEST_AT_ONE))
+from synthmr.evaluate.registry import image_metrics
 
 #: which voxels count
 REGIONS = ("brain", "whole", "lesion", "non-lesion")
@@ -45,7 +42,7 @@ class Protocol:
         source: who scores like this.
         words: a sentence for a paper.
         differs: why its numbers are not those of `masked-volume`.
-        metrics: names of `metrics`, in order of printing.
+        metrics: names of `synthmr.evaluate.registry`, in order of printing.
         regions: brain (the mask), whole (all voxels of the grid or crop), lesion, non-lesion; each is scored apart. Both images
             are 0 outside it, but for whole.
         units: a key of `UNITS`.
@@ -92,7 +89,7 @@ class Protocol:
         if not self.metrics or not self.regions:
             raise UsageError(f"protocol {self.name}: metrics and regions name at least one each.")
         for name in self.metrics:
-            one_of("metric", name, IMAGE_METRICS)
+            one_of("metric", name, image_metrics())
         for name in self.regions:
             one_of("region", name, REGIONS)
         if isinstance(self.data_range, str):

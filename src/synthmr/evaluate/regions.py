@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +24,7 @@ import numpy as np
 from synthmr.case import PLANES
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.checks import bounding_box, check_finite, check_shapes, check_spacing, select
-from synthmr.labels import REGIONS, convention_of, region, to_classes
-
-#: labels of a tissue map, as the phantom writes it to ``tissue.nii.gz``
-TISSUES: Mapping[int, str] = {1: "csf", 2: "gm", 3: "wm"}
+from synthmr.labels import HEALTHY, REGIONS, Convention, convention_of, get
 
 #: how deep the region "boundary" reaches: voxels, or mm where the spacing is known
 BOUNDARY = 3.0
@@ -40,25 +38,25 @@ def region_masks(
     segmentation: np.ndarray | None = None,
     tissue: np.ndarray | None = None,
     *,
-    convention: str | None = "auto",
-    tissues: Mapping[int, str] = TISSUES,
+    convention: str | Path | Convention | None = "auto",
+    tissues: str | Path | Convention | Mapping[int, str] = "tissue",
     spacing: Sequence[float] | None = None,
     boundary: float = BOUNDARY,
 ) -> dict[str, np.ndarray]:
     """The regions of one case, to pass to any metric as its mask.
 
     ``brain`` is the mask; ``boundary`` its shell, the voxels no further than ``boundary`` from the nearest voxel centre
-    outside (outside the volume too); ``lesion`` what has a label above 0 and ``non-lesion`` the rest of the brain; ``WT``,
-    ``TC`` and ``ET`` the tumour parts, where the labels follow a BraTS convention; then a region a tissue, without lesions.
-    All lie inside the mask.
+    outside (outside the volume too); ``lesion`` what has a label above 0, if that is no healthy tissue, and ``non-lesion``
+    the rest of the brain; then, where the labels follow a convention, ``WT``, ``TC`` and ``ET`` of a tumour, or the parts of
+    anything else; then a region a tissue, without lesions. All lie inside the mask.
 
     Args:
         mask: ``(X, Y, Z)`` bool, the brain.
         segmentation: the same shape, whole numbers of 0 and up (or bool); None where there is none.
         tissue: the same shape, whole numbers; 0 is no tissue.
-        convention: of ``segmentation``: a key of `synthmr.labels.CONVENTIONS`; ``auto``: what the labels tell,
-            and no tumour parts where they hold a number above 4, or nothing above 1 (a plain lesion mask); None: no parts.
-        tissues: label -> name of ``tissue``.
+        convention: of ``segmentation``: a name of `synthmr.labels.conventions` or your own YAML file; ``auto``: what the labels
+            tell, and no tumour parts where they hold a number above 4, or nothing above 1 (a plain lesion mask); None: no parts.
+        tissues: of ``tissue``: a convention, or label -> name.
         spacing: mm a voxel; with it ``boundary`` is in mm, without in voxels.
         boundary: depth of the shell.
 
@@ -76,32 +74,51 @@ def region_masks(
     normal = mask
     if segmentation is not None:
         labels = _labels(segmentation, mask, "segmentation")
-        lesion = (labels > 0) & mask
+        known = _convention(labels, convention)
+        lesion = mask & ((labels > 0) if known is None else _lesion(labels, known))
         normal = mask & ~lesion
-        found |= {"lesion": lesion, "non-lesion": normal} | _tumour_parts(labels, mask, convention)
+        found |= {"lesion": lesion, "non-lesion": normal} | _parts(labels, mask, known)
     if tissue is not None:
         labels = _labels(tissue, mask, "tissue map")
-        unknown = sorted({int(label) for label in np.unique(labels)} - {0, *tissues})
+        words = tissues if isinstance(tissues, Mapping) else get(tissues).labels
+        unknown = sorted({int(label) for label in np.unique(labels)} - {0, *words})
         if unknown:
-            raise DataError(
-                f"the tissue map holds label {unknown[0]}, known are {', '.join(map(str, tissues))}; name it in tissues."
-            )
-        found |= {name: (labels == label) & normal for label, name in tissues.items()}
+            known_labels = ", ".join(str(label) for label in words if label)
+            raise DataError(f"the tissue map holds label {unknown[0]}, known are {known_labels}; name it in tissues.")
+        for label, name in words.items():
+            if name != "background":
+                found[name] = ((labels == label) & normal) | found.get(name, False)
     return {name: part for name, part in found.items() if part.any()}
 
 
-def _tumour_parts(labels: np.ndarray, mask: np.ndarray, convention: str | None) -> dict[str, np.ndarray]:
-    """WT, TC and ET inside the mask; nothing where the labels are of no tumour."""
+def _convention(labels: np.ndarray, convention: str | Path | Convention | None) -> Convention | None:
+    """What the labels mean; None where nobody says so and they are of no tumour."""
+    if convention is None:
+        return None
+    if convention != "auto":
+        return get(convention)
+    # all labels of the volume: a 4 outside the mask still tells which convention this is
+    present = [label for label in range(5) if (labels == label).any()]
+    if labels.max(initial=0) > 4 or not present or max(present) < 2:
+        return None
+    return get(convention_of(present))
+
+
+def _lesion(labels: np.ndarray, convention: Convention) -> np.ndarray:
+    """Where there is a part that is not healthy."""
+    lesion = np.ones(labels.shape, np.bool_)
+    for part in HEALTHY:
+        if part in convention.parts:
+            lesion &= ~convention.region(labels, part)
+    return lesion
+
+
+def _parts(labels: np.ndarray, mask: np.ndarray, convention: Convention | None) -> dict[str, np.ndarray]:
+    """WT, TC and ET of a tumour, the parts of anything else, inside the mask."""
     if convention is None:
         return {}
-    if convention == "auto":
-        # all labels of the volume: a 4 outside the mask still tells which convention this is
-        present = [label for label in range(5) if (labels == label).any()]
-        if labels.max(initial=0) > 4 or not present or max(present) < 2:
-            return {}
-        convention = convention_of(present)
-    classes = to_classes(labels, convention)
-    return {name: region(classes, name) & mask for name in REGIONS}
+    names = REGIONS if convention.is_tumour else [part for part in convention.parts if part not in ("background", "lesion")]
+    return {name: convention.region(labels, name) & mask for name in names}
 
 
 def _labels(values: np.ndarray, mask: np.ndarray, what: str) -> np.ndarray:

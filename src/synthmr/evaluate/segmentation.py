@@ -22,16 +22,16 @@ distances in float64 in less time and without a warning where something is empty
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from synthmr.contrasts import SEGMENTATION
 from synthmr.errors import DataError
 from synthmr.evaluate.checks import bounding_box, check_shapes, check_spacing
-from synthmr.evaluate.table import format_score, mean_sd, score_rows
+from synthmr.evaluate.registry import format_score
+from synthmr.evaluate.scores import Score, mean_sd
 from synthmr.labels import REGIONS, check_classes, present_in, region, to_brats, to_classes
 
 __all__ = [
@@ -186,9 +186,9 @@ def score_segmentation(predicted: np.ndarray, truth: np.ndarray, spacing: Sequen
     return scores
 
 
-def segmentation_rows(case: str, method: str, scores: dict[str, float]) -> list[dict[str, Any]]:
-    """Table rows (`synthmr.evaluate.table`) of what `score_segmentation` returned for a case."""
-    return score_rows(case, method, SEGMENTATION, PROTOCOL, scores)
+def segmentation_rows(case: str, method: str, scores: Mapping[str, float], subject: str = "") -> list[Score]:
+    """Scores of what `score_segmentation` returned for a case; their region is the brain, and the part stands in the metric."""
+    return [Score(case, subject, method, SEGMENTATION, PROTOCOL, "brain", metric, value) for metric, value in scores.items()]
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from synthmr.errors import DataError, UsageError, did_you_mean
-from synthmr.evaluate.metrics import HIGHER_IS_BETTER
-from synthmr.evaluate.table import format_score, mean_sd, person
+from synthmr.evaluate.registry import direction, format_score, get
+from synthmr.evaluate.scores import Score, main_scores, mean_sd, own_region, protocol_scores
 
-Rows = Iterable[Mapping[str, Any]]
+Rows = Iterable[Score]
 Better = Literal["a", "b", "tie", "unknown"]
 Test = Literal["t", "wilcoxon"]
 
@@ -32,9 +32,6 @@ WILCOXON_LEAST = 6
 TESTED = ("psnr", "ssim", "mae", "dice_WT", "dice_TC", "dice_ET")
 
 TESTS: Mapping[Test, str] = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
-
-#: directions of the metrics of `synthmr.evaluate.segmentation`
-_REGION_METRICS = {"dice": True, "assd": False, "hd95": False}
 
 
 @dataclass(frozen=True)
@@ -221,21 +218,11 @@ def _wilcoxon(difference: np.ndarray) -> tuple[float, str]:
     return float(stats.wilcoxon(apart).pvalue), " ".join(notes)
 
 
-def direction(metric: str) -> bool | None:
-    """Whether higher is better, also for a metric of a region (``dice_WT``, ``psnr@lesion``); None where nothing says."""
-    name = metric.partition("@")[0]
-    while name:
-        if name in HIGHER_IS_BETTER or name in _REGION_METRICS:
-            return HIGHER_IS_BETTER.get(name, _REGION_METRICS.get(name))
-        name = name.rpartition("_")[0]
-    return None
-
-
 def subject_values(rows: Rows) -> dict[str, dict[str, float]]:
-    """Method -> subject -> mean of that subject's values; ``rows`` are of one contrast, protocol and metric."""
+    """Method -> subject -> mean of that subject's values; ``rows`` are of one contrast, protocol, region and metric."""
     found: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        found.setdefault(str(row["method"]), {}).setdefault(person(row), []).append(float(row["value"]))
+        found.setdefault(row.method, {}).setdefault(row.subject, []).append(row.value)
     with np.errstate(invalid="ignore"):  # infinity and minus infinity: NaN, which is told later
         return {method: {name: float(np.mean(v)) for name, v in mine.items()} for method, mine in found.items()}
 
@@ -259,6 +246,7 @@ def compare_methods(
     metric: str,
     protocol: str,
     contrast: str,
+    region: str = "",
     reference: str | None = None,
     higher_is_better: bool | None = None,
     samples: int = SAMPLES,
@@ -266,28 +254,32 @@ def compare_methods(
     """Compare every other method with one; p-values are Holm-corrected over these comparisons, each test for itself.
 
     Args:
-        rows: as in `synthmr.evaluate.table`.
+        rows: scores.
         metric: of the rows compared.
         protocol: of the rows compared.
         contrast: of the rows compared.
+        region: of the rows compared; empty: the protocol's own.
         reference: the method that the others are compared with; the one with the best mean unless given.
         higher_is_better: the metric's direction, for metrics that synthmr does not know.
         samples: of the bootstrap.
 
     Returns:
-        A row for each other method, in order of first appearance: method, reference, contrast, protocol, metric, subjects (how
-        many), mean, reference_mean (both over the common subjects), difference (method - reference), low, high, t_p,
+        A row for each other method, in order of first appearance: method, reference, contrast, protocol, region, metric,
+        subjects (how many), mean, reference_mean (both over the common subjects), difference (method - reference), low, high, t_p,
         t_p_holm, wilcoxon_p, wilcoxon_p_holm, effect_size, better (a method's name, ``tie`` or ``unknown``), note, text.
 
     Raises:
         UsageError: no row fits, the reference is no method there, or the metric's direction is unknown.
     """
     rows = list(rows)
-    mine = [row for row in rows if (row["contrast"], row["protocol"], row["metric"]) == (contrast, protocol, metric)]
+    if not region:
+        region = next((row.region for row in main_scores(row for row in rows if row.protocol == protocol)), own_region(protocol))
+    wanted = (contrast, protocol, region, metric)
+    mine = [row for row in rows if (row.contrast, row.protocol, row.region, row.metric) == wanted]
     values = subject_values(mine)
     if not mine:
-        there = sorted({f"{row['contrast']} {row['protocol']} {row['metric']}" for row in rows})
-        raise UsageError(f"no scores of {contrast} {protocol} {metric}: {did_you_mean(f'{contrast} {protocol} {metric}', there)}")
+        there = sorted({f"{row.contrast} {row.protocol} {row.region} {row.metric}" for row in rows})
+        raise UsageError(f"no scores of {' '.join(wanted)}: {did_you_mean(' '.join(wanted), there)}")
     higher = direction(metric) if higher_is_better is None else higher_is_better
     if higher is None:
         raise UsageError(f"whether a higher {metric} is better is not known; give higher_is_better.")
@@ -301,8 +293,15 @@ def compare_methods(
     for method, result, t, w in zip(others, found, holm(r.t_p for r in found), holm(r.wilcoxon_p for r in found), strict=True):
         common = set(values[method]) & set(values[chosen])
         means = [_mean({name: values[side][name] for name in common}) if common else math.nan for side in (method, chosen)]
-        row: dict[str, Any] = {"method": method, "reference": chosen, "contrast": contrast, "protocol": protocol, "metric": metric}
-        row |= {"subjects": result.n, "mean": means[0], "reference_mean": means[1], "difference": result.mean_difference}
+        row: dict[str, Any] = {"method": method, "reference": chosen, "contrast": contrast, "protocol": protocol}
+        row |= {
+            "region": region,
+            "metric": metric,
+            "subjects": result.n,
+            "mean": means[0],
+            "reference_mean": means[1],
+            "difference": result.mean_difference,
+        }
         row |= {"low": result.interval[0], "high": result.interval[1], "t_p": result.t_p, "t_p_holm": t}
         row |= {"wilcoxon_p": result.wilcoxon_p, "wilcoxon_p_holm": w, "effect_size": result.effect_size}
         row["better"] = {"a": method, "b": chosen}.get(result.better, result.better)
@@ -311,27 +310,35 @@ def compare_methods(
     return table
 
 
-def compare_tables(rows: Rows, reference: str = "", metrics: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Paired tests of every method against the reference, a family a contrast, protocol and metric.
+def compare_tables(
+    rows: Rows, reference: str = "", metrics: Sequence[str] = (), regions: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Paired tests of every method against the reference, a family a contrast, protocol, region and metric.
 
     Args:
         rows: scores of at least two methods.
         reference: a method; empty: the one with the best mean.
         metrics: to test; none: `TESTED`, or all that the rows hold if they hold none of those.
+        regions: to test in; none: those that each protocol itself scores.
 
     Returns:
-        Rows of `compare_methods`; none where no two methods have a score of the same contrast, protocol and metric.
+        Rows of `compare_methods`; none where no two methods have a score of the same contrast, protocol, region and metric.
 
     Raises:
-        UsageError: one method alone, an unknown method or metric, or a metric that nobody can win by.
+        UsageError: one method alone, an unknown method, metric or region, or a metric that nobody can win by.
     """
     rows = list(rows)
-    methods = list(dict.fromkeys(row["method"] for row in rows))
+    methods = list(dict.fromkeys(row.method for row in rows))
     if len(methods) < 2:
         raise UsageError(f"there is one method alone ({', '.join(methods) or 'none'}); score two or more to compare them.")
     if reference and reference not in methods:
         raise UsageError(f"the tables hold no scores of {reference}: {did_you_mean(reference, methods)}")
-    known = list(dict.fromkeys(row["metric"] for row in rows))
+    there = list(dict.fromkeys(row.region for row in rows))
+    for name in regions:
+        if name not in there:
+            raise UsageError(f"the tables hold no region {name}: {did_you_mean(name, there)}")
+    rows = [row for row in rows if row.region in regions] if regions else protocol_scores(rows)
+    known = list(dict.fromkeys(row.metric for row in rows))
     directed = [name for name in known if direction(name) is not None]
     for name in metrics:
         if name not in known:
@@ -341,14 +348,17 @@ def compare_tables(rows: Rows, reference: str = "", metrics: Sequence[str] = ())
                 f"neither a higher nor a lower {name} is better, so no method wins by it: {did_you_mean(name, directed)}"
             )
     chosen = tuple(metrics) or tuple(name for name in TESTED if name in known) or tuple(directed)
-    families = dict.fromkeys((row["contrast"], row["protocol"], row["metric"]) for row in rows if row["metric"] in chosen)
+    families: dict[tuple[str, str, str, str], list[Score]] = {}
+    for row in rows:
+        if row.metric in chosen:
+            families.setdefault((row.contrast, row.protocol, row.region, row.metric), []).append(row)
     found: list[dict[str, Any]] = []
-    for contrast, protocol, metric in families:
-        mine = [row for row in rows if (row["contrast"], row["protocol"], row["metric"]) == (contrast, protocol, metric)]
-        there = {row["method"] for row in mine}
+    for (contrast, protocol, region, metric), mine in families.items():
+        scored = {row.method for row in mine}
         # a segmenting method has scores that the reference has not
-        if len(there) > 1 and reference in ("", *there):
-            found += compare_methods(mine, metric=metric, protocol=protocol, contrast=contrast, reference=reference or None)
+        if len(scored) > 1 and reference in ("", *scored):
+            where: dict[str, Any] = {"metric": metric, "protocol": protocol, "contrast": contrast, "region": region}
+            found += compare_methods(mine, **where, reference=reference or None)
     return found
 
 
@@ -361,7 +371,7 @@ def named(note: str, a: str, b: str) -> str:
 
 def plain(metric: str, value: float) -> str:
     """A score without its unit."""
-    return format_score(metric, value).partition(" ")[0]
+    return get(metric).text(value, unit=False)
 
 
 def p_text(p: float) -> str:
@@ -375,7 +385,8 @@ def _sentence(row: Mapping[str, Any]) -> str:
     """The row in words."""
     metric, gap, n = row["metric"], row["difference"], row["subjects"]
     people = f"{n} subject" + ("" if n == 1 else "s")
-    head = f"{row['method']} against {row['reference']}, {row['contrast']} {metric} ({row['protocol']}, {people})"
+    where = "" if row["region"] == own_region(row["protocol"]) else f"{row['region']}, "
+    head = f"{row['method']} against {row['reference']}, {row['contrast']} {metric} ({row['protocol']}, {where}{people})"
     if math.isnan(gap):
         return f"{head}: no difference could be computed."
     spread = "" if math.isnan(row["low"]) else f", 95 % interval {plain(metric, row['low'])} to {plain(metric, row['high'])}"
@@ -386,13 +397,13 @@ def _sentence(row: Mapping[str, Any]) -> str:
 
 
 def check_units(rows: Rows, strict: bool = False) -> list[str]:
-    """Find values that are no subject's: a case with several under one method, contrast, protocol and metric.
+    """Find values that are no subject's: a case with several under one method, contrast, protocol, region and metric.
 
     Such tables hold slices (or were joined twice). Slices of one subject are not independent: a test over them takes
     one subject with 100 slices for 100 subjects.
 
     Args:
-        rows: as in `synthmr.evaluate.table`.
+        rows: scores.
         strict: raise instead of returning the first line.
 
     Returns:
@@ -401,15 +412,15 @@ def check_units(rows: Rows, strict: bool = False) -> list[str]:
     Raises:
         DataError: strict, and there is one.
     """
-    counts: dict[tuple[str, str], dict[tuple[str, str, str], int]] = {}
+    counts: dict[tuple[str, str], dict[tuple[str, str, str, str], int]] = {}
     for row in rows:
-        group = counts.setdefault((row["contrast"], row["protocol"]), {})
-        key = (row["case"], row["method"], row["metric"])
+        group = counts.setdefault((row.contrast, row.protocol), {})
+        key = (row.case, row.method, row.metric, row.region)
         group[key] = group.get(key, 0) + 1
     lines = []
     for (contrast, protocol), group in counts.items():
-        case, method, metric = max(group, key=lambda key: group[key])
-        most = group[case, method, metric]
+        case, method, metric, region = max(group, key=lambda key: group[key])
+        most = group[case, method, metric, region]
         if most > 1:
             many = len({key[0] for key, count in group.items() if count > 1})
             lines.append(

@@ -8,12 +8,15 @@ to rounding, in less than half of its time: only the mask's box is filtered, and
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
 
 from synthmr.errors import UsageError
-from synthmr.evaluate.checks import bounding_box, check_axis, check_range, select, window
+from synthmr.evaluate.checks import bounding_box, check_axis, check_range, counted, parts, select, window
 
 #: half width of the SSIM window: an 11-voxel window (3.5 sigma)
 SSIM_RADIUS = 5
@@ -145,12 +148,16 @@ def ssim_global(prediction: np.ndarray, truth: np.ndarray, data_range: float, ma
         UsageError: ``data_range`` is not positive.
     """
     check_range(data_range)
-    g, y = select(prediction, truth, mask)
+    g, y = counted(prediction, truth, mask)
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
-    mean_g, mean_y = float(g.mean()), float(y.mean())
-    covariance = float(np.mean((g - mean_g) * (y - mean_y)))
+    mean_g, mean_y = float(g.mean(dtype=np.float64)), float(y.mean(dtype=np.float64))
+    sums = np.zeros(3)
+    for one, other in parts(g, y):
+        one, other = one - mean_g, other - mean_y
+        sums += one @ other, one @ one, other @ other
+    covariance, variance_g, variance_y = (float(value) / g.size for value in sums)
     luminance = (2 * mean_g * mean_y + c1) / (mean_g**2 + mean_y**2 + c1)
-    return luminance * (2 * covariance + c2) / (float(g.var()) + float(y.var()) + c2)
+    return luminance * (2 * covariance + c2) / (variance_g + variance_y + c2)
 
 
 def _window_axes(count: int, slice_axis: int | None) -> tuple[int, ...]:
@@ -163,29 +170,135 @@ def _margin(axes: tuple[int, ...], count: int) -> tuple[int, ...]:
     return tuple(SSIM_RADIUS if axis in axes else 0 for axis in range(count))
 
 
+@dataclass(eq=False)
+class Moments:
+    """Means, variances and covariance of two images in the window around every voxel, float64: what SSIM is made of.
+
+    They do not depend on R, and change by plain factors where an image is multiplied by a gain.
+
+    Attributes:
+        mean_g: local mean of the prediction.
+        mean_y: local mean of the truth.
+        covariance: local covariance of both.
+        variances: sum of both local variances, which SSIM of images of one gain has alone.
+        images: both images and the axes of the window, for the variances apart.
+    """
+
+    mean_g: np.ndarray
+    mean_y: np.ndarray
+    covariance: np.ndarray
+    variances: np.ndarray
+    images: tuple[np.ndarray, np.ndarray, tuple[int, ...]]
+    _last: tuple[tuple[float, tuple[float, float]], np.ndarray] | None = None
+
+    def maps(self, data_range: float, gains: tuple[float, float] = (1.0, 1.0)) -> tuple[np.ndarray, np.ndarray]:
+        """Luminance, and contrast times structure, of every voxel, once prediction and truth are multiplied by ``gains``."""
+        a, b = gains
+        if a == b:  # SSIM of both times a with R is that of both with R / a
+            data_range, a, b = data_range / a, 1.0, 1.0
+        own = None
+        if a != b:
+            g, _, axes = self.images
+            (own,) = _filtered(g, g, axes, lambda one, _: (one * one,))
+        c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
+        luminance, structure = np.empty_like(self.mean_g), np.empty_like(self.mean_g)
+        for part in _slices(luminance):
+            mean_g, mean_y, spread = self.mean_g[part], self.mean_y[part], self.variances[part]
+            if own is not None:
+                variance = own[part] - mean_g**2
+                spread = a * a * variance + b * b * (spread - variance)
+            np.divide(2 * a * b * mean_g * mean_y + c1, (a * mean_g) ** 2 + (b * mean_y) ** 2 + c1, out=luminance[part])
+            np.divide(2 * a * b * self.covariance[part] + c2, spread + c2, out=structure[part])
+        return luminance, structure
+
+    def ssim(self, data_range: float, gains: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
+        """The local SSIM map. The last one is kept: regions of one image ask for the same."""
+        key = (data_range, gains)
+        if self._last is None or self._last[0] != key:
+            luminance, structure = self.maps(data_range, gains)
+            luminance *= structure
+            self._last = key, luminance
+        return self._last[1]
+
+
+def moments(prediction: np.ndarray, truth: np.ndarray, axes: tuple[int, ...]) -> Moments:
+    """Moments in the SSIM window along ``axes`` of two images of one shape; borders are mirrored."""
+    # both variances mostly occur only as their sum
+    fields = _filtered(prediction, truth, axes, lambda g, y: (g, y, g * y, g * g + y * y))
+    mean_g, mean_y, covariance, variances = fields
+    for part in _slices(truth):
+        covariance[part] -= mean_g[part] * mean_y[part]
+        variances[part] -= mean_g[part] ** 2
+        variances[part] -= mean_y[part] ** 2
+    return Moments(mean_g, mean_y, covariance, variances, (prediction, truth, axes))
+
+
+def _filtered(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    axes: tuple[int, ...],
+    fields: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]],
+) -> list[np.ndarray]:
+    """`_blur` of what ``fields`` makes of two images, slice by slice."""
+    along = axes if truth.ndim < 3 else tuple(axis - 1 for axis in axes if axis)
+    blurred: list[np.ndarray] = []
+    for part in _slices(truth):
+        g, y = prediction[part].astype(np.float64, copy=False), truth[part].astype(np.float64, copy=False)
+        made = fields(g, y)
+        blurred = blurred or [np.empty(truth.shape) for _ in made]
+        for into, field in zip(blurred, made, strict=True):
+            _blur(field, along, into[part])
+    return [_blur_first(field) for field in blurred] if truth.ndim > 2 and 0 in axes else blurred
+
+
+def _slices(array: np.ndarray) -> list[int | slice]:
+    """The slices of a volume, one by one: what fits a processor's cache is several times as fast; all of an image at once."""
+    return list(range(len(array))) if array.ndim > 2 else [slice(None)]
+
+
 def _maps(g: np.ndarray, y: np.ndarray, data_range: float, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Luminance, and contrast times structure, of every voxel of two float64 arrays; their product is the local SSIM."""
-    c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
-    mean_g, mean_y = _blur(g, axes), _blur(y, axes)
-    product = mean_g * mean_y
-    squares = mean_g**2 + mean_y**2
-    # both variances occur only as their sum
-    structure = 2 * (_blur(g * y, axes) - product) + c2
-    structure /= _blur(g**2 + y**2, axes) - squares + c2
-    luminance = (2 * product + c1) / (squares + c1)
-    return luminance, structure
+    return moments(g, y, axes).maps(data_range)
 
 
-def _blur(array: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """The Gaussian window of SSIM along ``axes``."""
-    from scipy import ndimage
-
+@cache
+def _weights() -> np.ndarray:
+    """The SSIM window along one axis."""
     offsets = np.arange(-SSIM_RADIUS, SSIM_RADIUS + 1)
     weights = np.exp(-0.5 * (offsets / SSIM_SIGMA) ** 2)
-    weights /= weights.sum()
-    for axis in axes:
-        array = ndimage.correlate1d(array, weights, axis, mode="reflect")
-    return array
+    return np.asarray(weights / weights.sum())
+
+
+def _blur(array: np.ndarray, axes: tuple[int, ...], out: np.ndarray | None = None) -> np.ndarray:
+    """The Gaussian window of SSIM along ``axes``, into ``out`` where that is given."""
+    from scipy import ndimage
+
+    out = np.empty(array.shape) if out is None else out
+    for number, axis in enumerate(axes):
+        into = out if number == len(axes) - 1 else np.empty(array.shape)
+        ndimage.correlate1d(array, _weights(), axis, output=into, mode="reflect")
+        array = into
+    if not axes:
+        out[...] = array
+    return out
+
+
+def _blur_first(array: np.ndarray) -> np.ndarray:
+    """`_blur` along the first axis of a volume, by whole slices: lines along it leap through memory."""
+    weights, last = _weights(), len(array) - 1
+    if last < 2 * SSIM_RADIUS:
+        return _blur(array, (0,))
+    out = np.empty_like(array)
+    both = np.empty_like(array[0])
+    for number, into in enumerate(out):
+        np.multiply(array[number], weights[SSIM_RADIUS], out=into)
+        for step in range(1, SSIM_RADIUS + 1):
+            low, high = number - step, number + step
+            low, high = (-low - 1 if low < 0 else low), (2 * last + 1 - high if high > last else high)
+            np.add(array[low], array[high], out=both)
+            both *= weights[SSIM_RADIUS + step]
+            into += both
+    return out
 
 
 def _halve(array: np.ndarray, axes: tuple[int, ...], mode: Literal["edge", "constant"]) -> np.ndarray:
