@@ -25,6 +25,7 @@ from synthmr.errors import DataError, RunError, UsageError
 from synthmr.predict.predictor import predict_case
 from synthmr.prepare.brightness import Brightness
 from synthmr.prepare.case import prepare_case
+from synthmr.prepare.units import Units
 from synthmr.run import RunFolder, build_method, load_run, method_state, read_arrays, save_arrays
 from synthmr.train.extend import adopt, check_landmarks, extended_config, inherit, inherited_split
 
@@ -266,14 +267,22 @@ def test_old_outputs_keep_their_units_whatever_the_new_data(base: Path, data: Pa
 def test_inherited_record() -> None:
     run: Any = SimpleNamespace(
         target_normalizers={"FLAIR": {"high": 1.0}},
+        units={"FLAIR": Units(0.5, 0.25)},
         landmarks={"FLAIR": {"standard": [0]}},
         hash="abc",
         folder=None,
         brightness={"FLAIR": {"T1w+T2w": Brightness(0.9, 0.5, 99.5)}},
     )
-    info = {"target_normalizers": {"FLAIR": {"high": 2.0}, "PDw": {"high": 3.0}}, "landmarks": {"FLAIR": {}, "PDw": {}}, "seed": 1}
+    own = {"scale": 2.0, "offset": 0.0}
+    info = {
+        "target_normalizers": {"FLAIR": {"high": 2.0}, "PDw": {"high": 3.0}},
+        "target_units": {"FLAIR": own, "PDw": own},
+        "landmarks": {"FLAIR": {}, "PDw": {}},
+        "seed": 1,
+    }
     assert inherit(info, run) == {
         "target_normalizers": {"FLAIR": {"high": 1.0}, "PDw": {"high": 3.0}},
+        "target_units": {"FLAIR": {"scale": 0.5, "offset": 0.25}, "PDw": own},
         "landmarks": {"FLAIR": {"standard": [0]}, "PDw": {}},
         "seed": 1,
         "extends": "abc",
@@ -334,7 +343,6 @@ REFUSED = [
     (["--add-target", "T1w"], "T1w is a contrast of this run already"),
     (["--add-source", "T2"], "T2w is a contrast of this run already"),
     (["--add-source", "FLAIR"], "FLAIR is a contrast of this run already"),
-    (["--add-target", "PDw", "--add-source", "PDw"], "PDw is both source and target"),
     (["--add-target", "PDw,PD"], "names a contrast twice"),
     (["--add-target", "FLIAR"], "did you mean FLAIR"),
     (["--add-target", "PDw", "--set", "prepare.normalizer=zscore"], "--set prepare.normalizer=zscore: preparation and network"),
@@ -373,7 +381,7 @@ def test_data_without_the_contrast_and_folders_in_use(base: Path, data: Path, tm
 def test_methods_that_cannot_be_extended(data: Path, cache: Path, tmp_path: Path, call: Call) -> None:
     words = "has its contrasts built in when it is trained; train it anew, or use milr, which can be extended"
     for method in ("hinet", "unet", "linear"):
-        run: Any = SimpleNamespace(config=pipeline.configure(method, "T1w,T2w", "FLAIR"), method=None)
+        run: Any = SimpleNamespace(config=(config := pipeline.configure(method, "T1w,T2w", "FLAIR")), method=build_method(config))
         with pytest.raises(UsageError, match=f"{method} {words}"):
             extended_config(run, (), ("PDw",))
     config = pipeline.configure("copy", "T1w", "FLAIR")
@@ -386,10 +394,11 @@ def test_methods_that_cannot_be_extended(data: Path, cache: Path, tmp_path: Path
 def test_nyul_scales_must_agree() -> None:
     marks = {"FLAIR": {"standard": [-1.0, 0.0, 1.0]}}
     run: Any = SimpleNamespace(landmarks=marks)
-    check_landmarks(run, SimpleNamespace(landmarks={**marks, "PDw": {"standard": [-1.0, 1.0]}}))  # type: ignore[arg-type]
-    for other in ({}, {"FLAIR": {"standard": [-1.0, 0.1, 1.0]}}):
+    check_landmarks(run, {**marks, "PDw": {"standard": [-1.0, 1.0]}})
+    others: list[dict[str, Any]] = [{}, {"FLAIR": {"standard": [-1.0, 0.1, 1.0]}}]
+    for other in others:
         with pytest.raises(UsageError, match="learnt the nyul scale of FLAIR from its own training cases"):
-            check_landmarks(run, SimpleNamespace(landmarks=other))  # type: ignore[arg-type]
+            check_landmarks(run, other)
 
 
 def test_weights_that_do_not_fit(base: Path) -> None:
@@ -419,7 +428,7 @@ class Interrupt:
         if step == self.step:
             raise Stopped
 
-    def on_validation(self, step: int, score: float, best: float) -> None:
+    def on_validation(self, step: int, score: float, best: float, name: str = "psnr", unit: str = "dB") -> None:
         pass
 
     def on_message(self, text: str) -> None:
@@ -437,7 +446,7 @@ def test_resuming_reaches_the_bits_of_an_uninterrupted_extension(
     assert RunFolder.open(out).checkpoint("last").is_dir() == (step > 2)
     display = Interrupt()
     extend(base, data, out, cache, targets="PDw", progress=display, resume=True)
-    assert display.messages == [f"{out}: continues after step {step // 2 * 2}"]
+    assert display.messages[0] == f"{out}: continues after step {step // 2 * 2}"
     for which, name in (("best", "model"), ("last", "model"), ("last", "ema")):
         new, expected = weights(out, which, name), weights(more_targets, which, name)
         assert new.keys() == expected.keys()
@@ -481,7 +490,7 @@ def test_the_base_may_be_deleted(more_targets: Path, data: Path, cache: Path, tm
     shutil.copytree(more_targets, out)
     summary = pipeline.synthesize_cohort(out, data, tmp_path / "made", split="test")
     assert summary.done == ("sub-004",) and not summary.failed
-    rows = pipeline.evaluate([out], data, protocols=["masked-volume"])
-    assert {row["contrast"] for row in rows} == {"FLAIR", "PDw"}
+    rows = pipeline.evaluate([out], data, protocols=["masked-volume"]).rows
+    assert {row.contrast for row in rows} == {"FLAIR", "PDw"}
     sidecar = json.loads((tmp_path / "made" / "sub-004_desc-synth_PDw.json").read_text())
     assert load_run(out).hash in json.dumps(sidecar)

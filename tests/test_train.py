@@ -51,7 +51,7 @@ class Recorder:
         self.steps.append((step, total, progress, best, left))
         self.losses.append(losses)
 
-    def on_validation(self, step: int, score: float, best: float) -> None:
+    def on_validation(self, step: int, score: float, best: float, name: str = "psnr", unit: str = "dB") -> None:
         self.validations.append((step, score, best))
 
     def on_message(self, text: str) -> None:
@@ -94,7 +94,7 @@ def test_a_run_folder_holds_everything(tmp_path: Path, store: Store) -> None:
     info = json.loads((out / "run.json").read_text())
     assert info["status"] == "finished" and info["method"] == "tiny" and info["sources"] == list(SOURCES)
     assert info["training_cases"] == ["a", "b", "c"] and info["store"] == store.fingerprint
-    assert info["target_normalizers"] == {"FLAIR": {"name": "percentile", "low": 0.0, "high": 102.0}}
+    assert info["target_normalizers"] == {"FLAIR": {"name": "percentile", "low": 0.0, "high": 10002.0, "max": 10002.0}}
     model = build_method(config)
     assert info["parameters"] == {"G": sum(p.numel() for p in model.net.parameters()), "D": 10}
     assert info["hash"] == load_run(out).hash and info["machine"]["cores"] >= 1 and "torch" in info["versions"]
@@ -114,10 +114,10 @@ def test_the_score_that_is_kept_is_the_score_of_the_kept_weights(tmp_path: Path,
     method = load_run(tmp_path / "run").method
     batch = batch_of(store, "d")
     with torch.no_grad():
-        image = method(batch.only(SOURCES))["FLAIR"]
+        image = method(batch.only(SOURCES))["FLAIR"].mean
     assert batch.mask is not None
     error = (image - batch.images["FLAIR"])[batch.mask].double()
-    assert result.best == pytest.approx(10 * math.log10(4 / float(error.square().mean())), abs=1e-4)
+    assert result.psnr == pytest.approx(10 * math.log10(4 / float(error.square().mean())), abs=1e-4)
 
 
 def test_epochs(tmp_path: Path, store: Store) -> None:
@@ -143,10 +143,11 @@ def test_minutes(tmp_path: Path, store: Store) -> None:
     assert checked > 3
 
 
-def test_short_validations_every_twentieth(tmp_path: Path, store: Store) -> None:
+def test_validations_cost_a_tenth_of_the_steps(tmp_path: Path, store: Store) -> None:
     told = Recorder()
     train(tiny_config(train__steps=40, train__validate_every=0), store, SPLIT, tmp_path / "run", runtime=CPU, progress=told)
-    assert [step for step, *_ in told.validations] == list(range(2, 41, 2))
+    # a tenth of what 40 steps of 2 samples cost is 24 slices: four times the six of the validation case
+    assert [step for step, *_ in told.validations] == [10, 20, 30, 40]
 
 
 def test_patience(tmp_path: Path, store: Store) -> None:
@@ -401,15 +402,16 @@ def test_methods_without_steps_share_the_run_folder(tmp_path: Path, store: Store
     result = train(tiny_config(name, train__images=True), store, SPLIT, out, runtime=CPU, progress=told)
     loaded = load_run(out)
     assert result.steps == 0 and result.stopped == "fit" and loaded.info["status"] == "finished"
-    assert told.validations == [(0, result.best, result.best)] and "fitted in" in result.describe()
+    assert told.validations == [(0, result.psnr, result.psnr)] and "fitted in" in result.describe()
+    assert result.best is None and list(result.scores) == ["d"] and not result.chosen_by
     assert (out / "images" / "fit.png").is_file()
     batch = batch_of(store, "d")
-    image = loaded.method(batch.only(SOURCES))["FLAIR"]
+    image = loaded.method(batch.only(SOURCES))["FLAIR"].mean
     assert batch.mask is not None
     error = (image - batch.images["FLAIR"])[batch.mask].double()
-    assert result.best == pytest.approx(10 * math.log10(4 / float(error.square().mean())), abs=1e-4)
+    assert result.psnr == pytest.approx(10 * math.log10(4 / float(error.square().mean())), abs=1e-4)
     if name == "linear":  # the truth is a linear map, in float16
-        assert result.best > 55
+        assert result.psnr > 55
 
 
 def test_bad_patches_of_data_stop_early(tmp_path: Path, store: Store) -> None:
@@ -417,8 +419,8 @@ def test_bad_patches_of_data_stop_early(tmp_path: Path, store: Store) -> None:
         train(tiny_config(sample__min_brain=1.0), store, SPLIT, tmp_path / "run", runtime=CPU)
     one_line(error, "sample.min_brain")
     with pytest.raises(UsageError) as usage:
-        train(tiny_config(prepare__margin=5), store, SPLIT, tmp_path / "run", runtime=CPU)
-    one_line(usage, "prepare.margin")
+        train(tiny_config(prepare__mask="otsu"), store, SPLIT, tmp_path / "run", runtime=CPU)
+    one_line(usage, "prepare.mask")
     assert not (tmp_path / "run").exists()
 
 

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from synthmr.batch import Batch
+from stored import reader_of, run_of, store_case, store_of
+from synthmr.batch import Batch, Output
+from synthmr.case import PreparedCase
 from synthmr.config import TrainConfig
+from synthmr.data.split import Split
 from synthmr.data.store import Store
 from synthmr.errors import DataError, UsageError
-from synthmr.methods.contract import Spec
-from synthmr.predict.precision import Precision
+from synthmr.methods.contract import FittedMethod, NoOptions, Selection, Spec
+from synthmr.predict.predictor import Predictor
 from synthmr.train.runtime import Runtime, Updater
-from synthmr.train.schedule import Budget, learning_rate
-from synthmr.train.validate import MOST_DB, slice_figure, validate
-from tiny_run import SOURCES, TARGETS, batch_of, make_store
-
-CPU = torch.device("cpu")
-
+from synthmr.train.schedule import VALIDATIONS, Budget, affordable, learning_rate
+from synthmr.train.validate import MOST_DB, Validated, slice_figure, validate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return make_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
@@ -112,47 +107,80 @@ def test_autocast_sees_the_weights_after_an_update(fabric: Any) -> None:
     assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
 
 
-class Shifted:
-    """Knows the truth and gives it plus ``offset`` in the brain, plus 9 outside."""
+class Shifted(FittedMethod):
+    """Gives the first source plus ``offset``, where the target is that source."""
 
-    spec = Spec(name="shifted", title="for tests")
-    sources, targets = SOURCES, TARGETS
+    spec: ClassVar[Spec] = Spec(name="shifted", title="for tests")
+    offset = 0.0
 
-    def __init__(self, store: Store, case: str, offset: float) -> None:
-        self.batch, self.offset, self.seen = batch_of(store, case), offset, 0
+    def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
+        return {name: Output(batch.images[self.sources[0]] + self.offset) for name in wanted or self.targets}
 
-    def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        assert set(batch.images) == set(SOURCES)
-        first, self.seen = self.seen, self.seen + batch.size
-        assert self.batch.mask is not None
-        inside = self.batch.mask[first : self.seen]
-        truth = self.batch.images["FLAIR"][first : self.seen]
-        return {"FLAIR": torch.where(inside, truth + self.offset, truth + 9)}
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Two cases whose FLAIR is their T1w."""
+    rng = np.random.default_rng(2)
+    cases = {}
+    for name in ("d", "e"):
+        mask = np.zeros((6, 12, 8), bool)
+        mask[:, 2:-2, 1:-1] = True
+        image = np.where(mask, rng.uniform(-0.5, 0.5, mask.shape), -1)
+        cases[name] = store_case(tmp_path_factory.mktemp("twins"), name, {"T1w": image, "FLAIR": image}, mask)
+    return store_of(cases, Split(("e",), ("d",), (), "test"))
+
+
+def validated(twins: Store, offset: float, own: bool = False, kind: type[Shifted] = Shifted) -> Validated:
+    method = kind(NoOptions(), ("T1w",), ("FLAIR",))
+    method.offset = offset
+    reader = reader_of(twins, ("T1w",), ("FLAIR",))
+    return validate(Predictor(run_of(method, twins)), reader, ["d", "e"], own=own)
 
 
 @pytest.mark.parametrize(("offset", "score"), [(0.2, 20.0), (-0.02, 40.0), (0.0, MOST_DB)])
-def test_validation_score_in_closed_form(store: Store, offset: float, score: float) -> None:
+def test_validation_score_in_closed_form(twins: Store, offset: float, score: float) -> None:
     # range 2 (-1 to 1): 10 log10(4 / 0.2^2) = 20 dB, whatever is outside the brain
-    found = validate(Shifted(store, "d", offset), store, ["d"], CPU, Precision("32", False))
-    assert list(found) == ["d"] and found["d"] == pytest.approx(score, abs=1e-3)
+    found = validated(twins, offset)
+    assert list(found.scores) == ["d", "e"] and found.prepared.name == "d"
+    assert list(found.scores.values()) == pytest.approx([score, score], abs=1e-3) and found.score == pytest.approx(score, abs=1e-3)
 
 
-def test_validation_of_no_numbers(store: Store) -> None:
-    with pytest.raises(DataError, match=r"case d, FLAIR: .*NaN"):
-        validate(Shifted(store, "d", math.nan), store, ["d"], CPU, Precision("32", True))
+def test_a_method_may_choose_its_weights_by_a_score_of_its_own(twins: Store) -> None:
+    class Own(Shifted):
+        selection: ClassVar[Selection] = Selection("error", False, "%")
+
+        def validation_score(self, predicted: Mapping[str, np.ndarray], case: PreparedCase) -> float | None:
+            return 100 * float(np.abs(predicted["FLAIR"] - case.images["FLAIR"])[case.mask].mean())
+
+    assert validated(twins, 0.25, own=True, kind=Own).scores["d"] == pytest.approx(25, rel=1e-5)
+    assert validated(twins, 0.25, own=False, kind=Own).scores["d"] == pytest.approx(20 * math.log10(2 / 0.25), abs=1e-3)
+    assert Own.selection.better(1.0, 2.0) and not Own.selection.better(2.0, 1.0)
+    assert Selection().better(2.0, 1.0) and not Selection().better(1.0, 1.0)
 
 
-def test_picture(store: Store, tmp_path: Path) -> None:
+def test_validation_of_no_numbers(twins: Store) -> None:
+    with pytest.raises(DataError, match=r"predicted FLAIR of case d holds \d+ NaN"):
+        validated(twins, math.nan)
+
+
+def test_a_run_of_steps_validates_for_a_tenth_of_its_cost() -> None:
+    # 100 steps of 8 samples cost 2400 forward passes; 24 slices of 2 cases are 48, of which 240 hold 5
+    assert affordable(Budget(100, 0), 8, 48, 200) == (Budget(100, 0, 5), False)
+    assert affordable(Budget(30, 0), 8, 48, 200) == (Budget(30, 0, 1), False)
+    assert affordable(Budget(1, 0), 1, 48, 200)[0].validations == 1
+    assert affordable(Budget(50_000, 0), 8, 48, 200) == (Budget(50_000, 0, VALIDATIONS), True)
+    assert affordable(Budget(50_000, 0), 8, 5_000, 50_000) == (Budget(50_000, 0, VALIDATIONS), False)
+    assert affordable(Budget(0, 60.0), 8, 48, 200) == (Budget(0, 60.0), False)
+    marks = [Budget(30, 0, 3).mark(step, 0.0, 0) for step in range(31)]
+    assert [step for step in range(1, 31) if marks[step] > marks[step - 1]] == [10, 20, 30]
+
+
+def test_picture(twins: Store, tmp_path: Path) -> None:
     from matplotlib.image import imread
 
     paths = [tmp_path / "deep" / name for name in ("a.png", "b.png")]
     for path, offset in zip(paths, (0.0, 0.6), strict=True):
-        method = Shifted(store, "d", offset)
-        method.batch = type(method.batch)(
-            images={name: image[[0, 2, 5]] for name, image in method.batch.images.items()},
-            mask=method.batch.mask[[0, 2, 5]] if method.batch.mask is not None else None,
-        )
-        slice_figure(method, store, "d", CPU, Precision("32", False), None, path, "a title")
+        slice_figure(validated(twins, offset), path, "a title")
     exact, wrong = (imread(path)[..., :3] for path in paths)
     assert exact.shape == wrong.shape and exact.shape[1] > 2 * exact.shape[0]
     colourful = [float(np.ptp(image, axis=-1).max(axis=0).mean()) for image in (exact, wrong)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from synthmr.batch import Batch
-from synthmr.config import PrepareConfig, RunConfig, from_dict, nest
+from stored import reader_of, store_case, store_of
+from synthmr.batch import Batch, Output
+from synthmr.config import RunConfig, from_dict, nest
 from synthmr.data.split import Split
 from synthmr.data.store import Store
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
@@ -27,28 +27,16 @@ TINY_METHODS = {"tiny": "tiny_run:Tiny"}
 
 
 def make_store(root: Path, cases: Sequence[str] = SPLIT.names, shape: tuple[int, int, int] = (6, 12, 8)) -> Store:
-    """Write prepared cases whose FLAIR is a fixed smooth function of T1w and T2w; -1 outside a box of brain."""
+    """Store cases of slices ``shape`` whose FLAIR is a fixed smooth function of T1w and T2w; -1 outside a box of brain."""
     rng = np.random.default_rng(5)
-    folders = {}
-    for name in cases:
-        folders[name] = root / name
-        folders[name].mkdir(parents=True)
-        mask = np.zeros(shape, np.uint8)
-        mask[:, 2:-2, 1:-1] = 1
+    stored = {}
+    for number, name in enumerate(cases, start=1):
+        mask = np.zeros(shape, bool)
+        mask[:, 2:-2, 1:-1] = True
         arrays: dict[str, np.ndarray] = {key: np.where(mask, rng.uniform(-0.9, 0.9, shape), -1) for key in SOURCES}
         arrays["FLAIR"] = np.where(mask, 0.6 * arrays["T2w"] - 0.3 * arrays["T1w"], -1)
-        params = {key: {"name": "percentile", "low": 0.0, "high": 100.0 + len(folders)} for key in arrays}
-        for key, array in {**arrays, "mask": mask}.items():
-            np.save(folders[name] / f"{key}.npy", array.astype(np.uint8 if key == "mask" else np.float16))
-        record = {
-            "shape": list(shape),
-            "arrays": [*arrays, "mask"],
-            "normalizers": params,
-            "history": [],
-            "brain": mask.sum(axis=(1, 2), dtype=int).tolist(),
-        }
-        (folders[name] / "case.json").write_text(json.dumps(record))
-    return Store(folders, SOURCES, TARGETS, PrepareConfig(), SPLIT, {}, "f" * 40)
+        stored[name] = store_case(root, name, arrays, mask, highs=dict.fromkeys(arrays, 10_000.0 + number))
+    return store_of(stored, SPLIT)
 
 
 @dataclass(frozen=True)
@@ -116,9 +104,9 @@ class Tiny(NeuralMethod):
         update("G", loss)
         return logs
 
-    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
         sources, targets = check_wanted(self, batch, wanted)
-        return {name: self.net(batch.stack(sources)).float() for name in targets}
+        return {name: Output(self.net(batch.stack(sources)).float()) for name in targets}
 
 
 def tiny_config(method: str = "tiny", **settings: Any) -> RunConfig:
@@ -144,4 +132,4 @@ def batch_of(store: Store, name: str = "a") -> Batch:
     """All slices of a case."""
     from synthmr.data.sampling import case_batch
 
-    return case_batch(store, name, (*SOURCES, *TARGETS), 4)
+    return case_batch(reader_of(store, SOURCES, TARGETS), name, (*SOURCES, *TARGETS), 4)

@@ -21,6 +21,7 @@ from synthmr.methods import registry
 from synthmr.methods.configure import restore_config
 from synthmr.methods.contract import FittedMethod
 from synthmr.prepare.brightness import Brightnesses, from_json
+from synthmr.prepare.units import Units, units_from_median
 
 CHECKPOINTS = ("best", "last")
 WEIGHTS, AVERAGE = "model.safetensors", "ema.safetensors"
@@ -105,7 +106,7 @@ class RunFolder:
         """
         try:
             data = read_yaml(self.path / "config.yaml")
-            return restore_config(registry.load(str(data.get("method", ""))), data)
+            return restore_config(registry.load(str(data.get("code") or data.get("method", ""))), data)
         except (SynthmrError, TypeError) as error:
             raise RunError(f"the run {self.path} has a config.yaml that cannot be used: {error}") from None
 
@@ -309,6 +310,26 @@ class LoadedRun:
             raise RunError(f"{self.folder.path}/run.json has damaged brightness ({error!r}); restore it or train again.") from None
 
     @property
+    def units(self) -> Mapping[str, Units]:
+        """contrast -> how its normalised values become the scale 0 (background) to 1 (top of the range).
+
+        Raises:
+            RunError: ``run.json`` is damaged.
+        """
+        noted = self.info.get("target_units", {})
+        try:
+            return {
+                name: Units(float(noted[name]["scale"]), float(noted[name]["offset"]))
+                if name in noted
+                else units_from_median(params)
+                for name, params in self.target_normalizers.items()
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{self.folder.path}/run.json has damaged target_units ({error!r}); restore it or train again."
+            ) from None
+
+    @property
     def target_normalizers(self) -> Mapping[str, dict[str, Any]]:
         """contrast -> the median of the training cases' normaliser parameters."""
         return dict(self.info["target_normalizers"])
@@ -316,7 +337,7 @@ class LoadedRun:
 
 def build_method(config: RunConfig) -> Any:
     """A fresh method of a configuration; the caller seeds torch."""
-    return registry.load(config.method)(config.options, config.sources, config.targets)
+    return registry.load(config.method_word)(config.options, config.sources, config.targets)
 
 
 def run_hash(config: RunConfig, weights: Path) -> str:

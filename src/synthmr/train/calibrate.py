@@ -10,20 +10,18 @@ given one too.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
-import torch
 
 from synthmr.contrasts import subsets_of
-from synthmr.data.sampling import case_batch
-from synthmr.data.store import Store
-from synthmr.errors import DataError
-from synthmr.methods.contract import NeuralMethod, Spec, is_paired
-from synthmr.predict.frame import Frame
-from synthmr.predict.precision import Precision
+from synthmr.data.reader import Reader
+from synthmr.methods.contract import is_paired
+from synthmr.predict.predictor import Predictor
+from synthmr.predict.settings import PredictSettings
 from synthmr.prepare.brightness import LIMIT, NORMALIZER, Brightness, subset_key
+from synthmr.prepare.normalize import to_unit
 from synthmr.run import LoadedRun
-from synthmr.train.validate import predict_batch
 
 #: subjects, a session of each, and slices that are predicted, evenly spaced; slices of all cases and sets of sources together
 MOST_CASES, MOST_SLICES, MOST_OF_ALL = 24, 32, 768
@@ -36,69 +34,58 @@ EXPONENTS, GAIN = np.arange(21) / 20, 0.01
 
 
 def calibrate_brightness(
-    run: LoadedRun,
-    store: Store,
-    device: torch.device,
-    precision: Precision,
-    old: Sequence[str] = (),
-    say: Callable[[str], None] | None = None,
+    run: LoadedRun, reader: Reader, old: Sequence[str] = (), say: Callable[[str], None] | None = None
 ) -> dict[str, dict[str, Brightness]]:
     """The brightness of a run's predictions, target -> sources -> brightness; nothing where it has none.
 
     Args:
-        run: with the weights that will be used.
-        store: its training data.
-        device: that computes.
-        precision: number format.
+        run: with the weights that will be used; it computes where they lie.
+        reader: its training data.
         old: sources and targets of the run that this one extends; what it made of them alone keeps its brightness, or none.
         say: is told that this takes a moment.
     """
     config = run.config
     paired = is_paired(run.method.spec, config.sample)
-    training = _one_a_subject(run.split.train, store)
-    names = [*training, *(_one_a_subject(run.split.validation, store) if paired else ())]
+    training = _one_a_subject(run.split.train, reader)
+    names = [*training, *(_one_a_subject(run.split.validation, reader) if paired else ())]
     found: dict[str, dict[str, Brightness]] = {target: dict(each) for target, each in run.brightness.items()}
     if not config.train.brightness or config.prepare.normalizer != NORMALIZER or len(training) < LEAST_CASES:
         return found
-    if isinstance(run.method, NeuralMethod):
-        precision.place(run.method, device)
     if say is not None:
         say(f"learning the brightness of predicted volumes from {len(names)} cases")
-    subsets = calibrated_subsets(run.method.spec, config.sources)
+    subsets = calibrated_subsets(run.method.traits.any_subset, config.sources)
     slices = max(4, min(MOST_SLICES, MOST_OF_ALL // (len(subsets) * len(names))))
+    # what is learnt here is what a volume lacks before it is corrected
+    predictor = Predictor(replace(run, info={**run.info, "brightness": {}}), PredictSettings(quick=slices), device=None)
     for sources in subsets:
-        wanted = [target for target in config.targets if not {*sources, target} <= set(old)]
-        rows = [_case(run, store, name, sources, wanted, slices, device, precision) for name in names] if wanted else []
-        for number, target in enumerate(wanted):
-            brightness = fit_brightness(np.array(rows)[:, number], len(training), paired, config.prepare.percentile)
+        wanted = [target for target in config.targets if target not in sources and not {*sources, target} <= set(old)]
+        for target, rows, count in _moments(predictor, reader, names, len(training), sources, wanted):
+            brightness = fit_brightness(rows, count, paired, config.prepare.percentile)
             if brightness is not None:
                 found.setdefault(target, {})[subset_key(sources)] = brightness
     return found
 
 
-def _case(
-    run: LoadedRun,
-    store: Store,
-    name: str,
-    sources: Sequence[str],
-    targets: Sequence[str],
-    slices: int,
-    device: torch.device,
-    precision: Precision,
-) -> list[np.ndarray]:
-    """`moments` of the targets of one case, predicted from some sources."""
-    config = run.config
-    batch = case_batch(store, name, (*sources, *targets), most=slices)
-    fills = {source: store[name].background(source) for source in sources}
-    images = predict_batch(run.method, batch, device, precision, fills, Frame.of(config.sample))
-    if batch.mask is None:
-        raise DataError(f"case {name} has no mask in the store.")
-    inside, found = batch.mask.numpy(), []
-    for target in targets:
-        low, high = store[name].background(target), store[name].top(target)
-        p, t = ((image[target].numpy()[inside].astype(float) - low) / (high - low) for image in (images, batch.images))
-        found.append(moments(p, t, config.prepare.percentile))
-    return found
+def _moments(
+    predictor: Predictor, reader: Reader, names: Sequence[str], training: int, sources: Sequence[str], wanted: Sequence[str]
+) -> list[tuple[str, np.ndarray, int]]:
+    """For each target the `moments` ``(cases, 4)`` of its predictions from some sources, and how many rows, the first ones, are of
+    training cases; cases that lack a contrast are passed over."""
+    rows: dict[str, list[np.ndarray]] = {target: [] for target in wanted}
+    counts = dict.fromkeys(wanted, 0)
+    percentile = predictor.config.prepare.percentile
+    for number, name in enumerate(names):
+        there = reader.contrasts(name)
+        targets = [target for target in wanted if target in there]
+        if not targets or not set(sources) <= set(there):
+            continue
+        prepared = reader.prepared(name, sources, targets)
+        prediction = predictor(prepared, targets)
+        for target in targets:
+            truth = to_unit(prepared.images[target], prepared.normalizers[target])[prediction.mask].astype(float)
+            rows[target].append(moments(prediction.unit(target)[prediction.mask].astype(float), truth, percentile))
+            counts[target] += number < training
+    return [(target, np.array(found), counts[target]) for target, found in rows.items() if found]
 
 
 def moments(p: np.ndarray, t: np.ndarray, percentile: float) -> np.ndarray:
@@ -131,16 +118,16 @@ def fit_brightness(rows: np.ndarray, training: int, paired: bool, percentile: fl
     return Brightness(top, exponent, percentile) if exponent else None
 
 
-def calibrated_subsets(spec: Spec, sources: Sequence[str]) -> list[tuple[str, ...]]:
+def calibrated_subsets(any_subset: bool, sources: Sequence[str]) -> list[tuple[str, ...]]:
     """The sets of sources that a run predicts from and that get a brightness of their own."""
     few = 2 ** len(sources) - 1 <= MOST_SUBSETS
-    return subsets_of(sources) if spec.any_subset and few else [tuple(sources)]
+    return subsets_of(sources) if any_subset and few else [tuple(sources)]
 
 
-def _one_a_subject(names: Sequence[str], store: Store) -> list[str]:
+def _one_a_subject(names: Sequence[str], reader: Reader) -> list[str]:
     """The first session of each subject; of more than `MOST_CASES` subjects so many, evenly spaced."""
     first: dict[str, str] = {}
     for name in names:
-        first.setdefault(store.subject(name), name)
+        first.setdefault(reader.subject(name), name)
     kept = list(first.values())
     return [kept[int(at)] for at in np.linspace(0, len(kept) - 1, min(MOST_CASES, len(kept))).round()]

@@ -26,12 +26,12 @@ class State:
         stepping: seconds of that in steps: waiting for data included, validations and checkpoints not.
         waited: seconds of that spent waiting for data.
         validating: seconds of validations.
-        best: best validation score in dB; None before the first.
+        best: best validation score; None before the first.
         best_step: its step.
         best_moment: the share of the training that was done then.
         stale: validations since.
         mark: validations that were due so far, see `synthmr.train.schedule.Budget.mark`.
-        scores: validation case -> dB, of the best.
+        scores: validation case -> score, of the best.
     """
 
     step: int = 0

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from synthmr.case import Cohort
 from synthmr.config import RunConfig, parse_settings, to_dict
-from synthmr.data.store import Store
 from synthmr.errors import DataError, RunError, UsageError
 from synthmr.io.naming import some
 from synthmr.methods.configure import BUDGETS, build_config
@@ -47,7 +46,7 @@ def extended_config(
         UsageError: the method cannot be extended, nothing is added, a contrast is there already, or a word that is not of training.
     """
     method, old = type(run.method), run.config
-    if not hasattr(old.options, "frozen"):
+    if not method.spec.extendable:
         raise UsageError(
             f"{old.method} has its contrasts built in when it is trained; train it anew, or use milr, which can be extended."
         )
@@ -104,14 +103,18 @@ def inherited_split(run: LoadedRun, cohort: Cohort, contrasts: Sequence[str]) ->
     return None
 
 
-def check_landmarks(run: LoadedRun, store: Store) -> None:
+def check_landmarks(run: LoadedRun, landmarks: Mapping[str, Any]) -> None:
     """Check that the new data are normalised as the old ones were.
+
+    Args:
+        run: the run to extend.
+        landmarks: contrast -> what the new data give.
 
     Raises:
         UsageError: nyul landmarks, which are learnt from the training cases, differ.
     """
     for name, marks in run.landmarks.items():
-        if dict(store.landmarks).get(name) != marks:
+        if landmarks.get(name) != marks:
             raise UsageError(
                 f"the run learnt the nyul scale of {name} from its own training cases, and these data give another; extend it on"
                 " the data and split it was trained with."
@@ -135,6 +138,7 @@ def adopt(method: Any, run: LoadedRun) -> None:
 def inherit(info: Mapping[str, Any], run: LoadedRun) -> dict[str, Any]:
     """The record of a run that extends another: what its old outputs mean stays what it was."""
     normalizers = {**info["target_normalizers"], **run.target_normalizers}
+    units = {**info["target_units"], **{name: each.as_dict() for name, each in run.units.items()}}
     landmarks = {**info["landmarks"], **run.landmarks}
-    kept = {"target_normalizers": normalizers, "landmarks": landmarks, "brightness": to_json(run.brightness)}
+    kept = {"target_normalizers": normalizers, "target_units": units, "landmarks": landmarks, "brightness": to_json(run.brightness)}
     return {**info, **kept, "extends": run.hash}

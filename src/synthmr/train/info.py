@@ -11,10 +11,11 @@ from typing import Any
 
 from synthmr import __version__
 from synthmr.config import RunConfig
+from synthmr.data.reader import Reader
 from synthmr.data.split import Split
-from synthmr.data.store import Store
 from synthmr.predict.precision import Precision
 from synthmr.prepare.normalize import median_params
+from synthmr.prepare.units import units_of
 
 
 def machine() -> dict[str, Any]:
@@ -31,25 +32,26 @@ def machine() -> dict[str, Any]:
 
 
 def run_info(
-    config: RunConfig, store: Store, split: Split, parameters: dict[str, int], precision: Precision, world: int
+    config: RunConfig, reader: Reader, split: Split, parameters: dict[str, int], precision: Precision, world: int
 ) -> dict[str, Any]:
     """The record of a run that begins: who, what, with which data.
 
     Args:
         config: of the run.
-        store: prepared data.
+        reader: prepared data.
         split: of the cases.
         parameters: group -> number of trainable values.
         precision: what ``auto`` was settled to.
         world: number of processes.
     """
     versions = {"python": platform.python_version()}
-    for name in ("torch", "numpy", "lightning-fabric", "lightning", "monai", "nibabel", "scikit-learn"):
+    for name in ("torch", "numpy", "lightning-fabric", "lightning", "nibabel", "scipy"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    training = [store[name].normalizers for name in split.train]
+    params = {name: [reader.params(case, name) for case in split.train if reader.has(case, name)] for name in config.targets}
+    units = {name: units_of(config.prepare.normalizer, each) for name, each in params.items()}
     return {
         "synthmr": __version__,
         "versions": versions,
@@ -58,9 +60,10 @@ def run_info(
         "sources": list(config.sources),
         "targets": list(config.targets),
         "training_cases": list(split.train),
-        "target_normalizers": {name: median_params([params[name] for params in training]) for name in config.targets},
-        "landmarks": dict(store.landmarks),
-        "store": store.fingerprint,
+        "target_normalizers": {name: median_params(each) for name, each in params.items()},
+        "target_units": {name: each.as_dict() for name, each in units.items()},
+        "landmarks": dict(reader.landmarks),
+        "store": reader.store.fingerprint,
         "parameters": parameters,
         "precision": precision.name,
         "channels_last": precision.channels_last,

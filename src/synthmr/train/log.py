@@ -22,10 +22,10 @@ class Progress(Protocol):
         validation_best: float | None,
         seconds_left: float | None,
     ) -> None:
-        """Some steps are done: their mean losses, the share of the run in [0, 1], the best validation score so far in dB."""
+        """Some steps are done: their mean losses, the share of the run in [0, 1], the best validation score so far."""
 
-    def on_validation(self, step: int, score: float, best: float) -> None:
-        """The validation cases were scored, in dB."""
+    def on_validation(self, step: int, score: float, best: float, name: str = "psnr", unit: str = "dB") -> None:
+        """The validation cases were scored by ``name``, in ``unit``."""
 
     def on_message(self, text: str) -> None:
         """Something that a person should read."""
@@ -45,7 +45,7 @@ class Silent:
     ) -> None:
         """See `Progress`."""
 
-    def on_validation(self, step: int, score: float, best: float) -> None:
+    def on_validation(self, step: int, score: float, best: float, name: str = "psnr", unit: str = "dB") -> None:
         """See `Progress`."""
 
     def on_message(self, text: str) -> None:

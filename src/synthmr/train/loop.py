@@ -7,38 +7,43 @@ resumed from its last checkpoint reaches the bits of one that was not, on a CPU 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from synthmr.config import RunConfig, to_dict
-from synthmr.data.sampling import Prefetcher, Sampler, case_batch
+from synthmr.case import plane_axis
+from synthmr.config import RunConfig
+from synthmr.data.prefetch import Prefetcher
+from synthmr.data.reader import Reader
+from synthmr.data.sampling import Sampler
 from synthmr.data.split import Split
 from synthmr.data.store import Store
 from synthmr.errors import DataError, RunError, SynthmrError, UsageError
-from synthmr.labels import present_in
 from synthmr.methods.contract import FittedMethod, is_paired
-from synthmr.predict.frame import Frame
-from synthmr.predict.precision import Precision, resolve_precision
-from synthmr.prepare.brightness import Brightnesses, to_json
-from synthmr.run import WEIGHTS, LoadedRun, RunFolder, build_method, load_run, refuse_used, run_hash
-from synthmr.train.calibrate import calibrate_brightness
+from synthmr.predict.precision import resolve_precision
+from synthmr.predict.predictor import Predictor
+from synthmr.predict.settings import PredictSettings
+from synthmr.run import LoadedRun, RunFolder, build_method, refuse_used
+from synthmr.train.check import check_resumed, labels_in
 from synthmr.train.checkpoint import State, load_last, save_best, save_last
 from synthmr.train.extend import adopt, inherit
+from synthmr.train.fit import finish, fit
 from synthmr.train.info import run_info
 from synthmr.train.log import Board, Progress, Silent, require_tensorboard
 from synthmr.train.result import TrainResult, peak_gb
 from synthmr.train.runtime import Runtime, Updater, check_groups, mean_over_ranks, same_start
-from synthmr.train.schedule import Budget, learning_rate
-from synthmr.train.validate import MOST_SLICES, slice_figure, validate
+from synthmr.train.schedule import Budget, affordable, learning_rate
+from synthmr.train.validate import MOST_SLICES, Validated, slice_figure, validate
 
 GPU_LOG_EVERY = 10  # steps: reading a loss makes the CPU wait for the GPU; on a CPU every step is logged
 CHECKPOINT_SECONDS = 60.0
-VALIDATION_RATIO = 8  # seconds of training for each second of validation, at least, in a run of some minutes
+VALIDATION_RATIO = 9  # seconds of training for each second of validation, at least, in a run of some minutes
 
 
 def train(
@@ -72,15 +77,15 @@ def train(
         RunError: a damaged run.
     """
     runtime = runtime or Runtime()
-    store.check(config.sources, config.targets, config.prepare)
     if config.seed < 0:
         raise UsageError(f"seed={config.seed}: a seed is a whole number of at least 0.")
     if not split.train or not split.validation:
         raise DataError(f"the split ({split.source}) needs at least 1 training and 1 validation case.")
     if config.train.tensorboard:
         require_tensorboard()
+    reader = Reader(store, config.prepare, config.sources, config.targets)
     if resume:
-        _check_resumed(RunFolder.open(out), config, store, split, runtime.world, extends)
+        check_resumed(RunFolder.open(out), config, store, split, runtime.world, extends)
     elif not runtime.worker:
         refuse_used(out)
     # the caller's random numbers are left as they were
@@ -91,66 +96,13 @@ def train(
             adopt(method, extends)
         told: Progress = Silent() if progress is None or runtime.worker else progress
         if isinstance(method, FittedMethod):
-            return _fit(method, config, store, split, out, resume, told)
+            return fit(method, config, reader, split, out, resume, told)
         try:
-            return _Training(method, config, store, split, out, resume, runtime, told, extends).run()
+            return _Training(method, config, reader, split, out, resume, runtime, told, extends).run()
         except RuntimeError as error:
             if runtime.worker:
                 raise DataError(f"a training process stopped since the first one did, whose message says why ({error}).") from error
             raise
-
-
-def _check_resumed(folder: RunFolder, config: RunConfig, store: Store, split: Split, world: int, extends: LoadedRun | None) -> None:
-    """Check that a run can be continued with these words and data.
-
-    Raises:
-        UsageError: it is finished, or something that decides its numbers differs.
-    """
-    out, info = folder.path, folder.info
-    if info.get("status") == "finished":
-        raise UsageError(f"{out} is finished; there is nothing to resume. Train into a new folder for more.")
-    stored, asked = _flat(to_dict(folder.config)), _flat(to_dict(config))
-    changed = sorted(key for key in stored.keys() | asked.keys() if stored.get(key) != asked.get(key))
-    if changed:
-        raise UsageError(
-            f"{out} was started with another {', '.join(changed)} ({changed[0]} was {stored.get(changed[0])!r} and is"
-            f" {asked.get(changed[0])!r}); resume with the same words, or start a new run."
-        )
-    if info.get("extends") != (extends.hash if extends is not None else None):
-        # a run that was killed before its first checkpoint starts from the weights of the one that it extends
-        raise UsageError(f"{out} extends another run, or none; resume it with the words that started it.")
-    kept = folder.split
-    if info.get("store") != store.fingerprint or (kept.train, kept.validation) != (split.train, split.validation):
-        raise UsageError(f"{out} was started on other data (their content or split has changed); start a new run.")
-    if info.get("processes") != world:
-        raise UsageError(
-            f"{out} was started with {info.get('processes')} processes and is resumed with {world}; use as many as before."
-        )
-
-
-def _fit(method: Any, config: RunConfig, store: Store, split: Split, out: Path, resume: bool, progress: Progress) -> TrainResult:
-    """Methods that are fitted in closed form: one call, no steps, one process, float32 on the CPU."""
-    if resume:
-        raise UsageError(f"{method.spec.name} is fitted in one go, there is nothing to resume; train it again into a new folder.")
-    start = time.monotonic()
-    contrasts = (*config.sources, *config.targets)
-    logs = method.fit(lambda: (case_batch(store, name, contrasts) for name in split.train), config.seed)
-    device, precision = torch.device("cpu"), Precision("32", False)
-    frame = Frame.of(config.sample)
-    scores = validate(method, store, split.validation, device, precision, frame)
-    best = float(np.mean(list(scores.values())))
-    seconds = time.monotonic() - start
-    run = RunFolder.create(out, config, split, run_info(config, store, split, {}, precision, 1))
-    save_best(run, method, State(elapsed=seconds, best=best, scores=scores))
-    run.log({"step": 0, "seconds": seconds, **logs, "validation": best, "scores": scores})
-    if config.train.images:
-        first = split.validation[0]
-        title = f"{first}, {method.spec.name}, validation {best:.2f} dB"
-        slice_figure(method, store, first, device, precision, frame, out / "images" / "fit.png", title)
-    progress.on_validation(0, best, best)
-    result = TrainResult(config.method, 0, seconds, 0.0, 0.0, best, 0, peak_gb(), "fit", scores)
-    _finish(run, config, result, calibrate_brightness(load_run(out), store, device, precision))
-    return result
 
 
 class _Clock:
@@ -181,7 +133,7 @@ class _Training:
         self,
         method: Any,
         config: RunConfig,
-        store: Store,
+        reader: Reader,
         split: Split,
         out: Path,
         resume: bool,
@@ -190,8 +142,8 @@ class _Training:
         extends: LoadedRun | None = None,
     ) -> None:
         self.extends = extends
-        self.config, self.store, self.split, self.out, self.progress = config, store, split, out, progress
-        notes = method.check_data(_labels(method, store, split))
+        self.config, self.reader, self.split, self.out, self.progress = config, reader, split, out, progress
+        notes = method.check_data(labels_in(method, reader, split))
         check_groups(method, method.groups())
         self.fabric = runtime.fabric()
         self.main = bool(self.fabric.is_global_zero)
@@ -203,11 +155,11 @@ class _Training:
         self.optimizers = {name: self._optimizer(name, params) for name, params in self.groups.items()}
         self.rates = {name: self.method.optimizer_overrides().get(name, {}).get("rate", 1.0) for name in self.groups}
         self.sampler = Sampler(
-            store, split.train, config.sources, config.targets, config.sample, config.augment, config.seed,
+            reader, split.train, config.sample, config.augment, config.seed,
             divisor=method.spec.divisor, rank=self.fabric.global_rank, world=self.fabric.world_size,
-            paired=is_paired(method.spec, config.sample),
+            paired=is_paired(method.spec, config.sample), neighbours=method.traits.neighbours, draws=method.draws_subsets,
         )  # fmt: skip
-        self.budget = Budget.of(config.train, self.sampler.steps_per_epoch)
+        self.budget, self.whole = self._budget()
         self.update = Updater(self.fabric, self.groups, self.optimizers, config.train.clip)
         self.folder = RunFolder(out)
         self.state = State()
@@ -219,6 +171,20 @@ class _Training:
         self._last_validation = 0.0  # seconds it took
         self._window: list[tuple[int, dict[str, torch.Tensor]]] = []  # steps whose losses were not read yet
         self._log_every = 1 if self.device.type == "cpu" else GPU_LOG_EVERY
+
+    def _budget(self) -> tuple[Budget, bool]:
+        """The length of the run, and whether it validates on whole cases."""
+        budget = Budget.of(self.config.train, self.sampler.steps_per_epoch)
+        shapes = [self.reader.shape(name) for name in self.split.validation]
+        whole = sum(math.prod(shape) for shape in shapes)
+        slices = [shape[plane_axis(self.config.sample.plane)] for shape in shapes]
+        boxes = self.method.traits.dims == 3
+        quick = (
+            whole
+            if boxes
+            else sum(math.prod(shape) * min(MOST_SLICES, count) // count for shape, count in zip(shapes, slices, strict=True))
+        )
+        return affordable(budget, self.config.sample.batch * math.prod(self.sampler.size), quick, whole)
 
     def _optimizer(self, name: str, params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         config = self.config.train
@@ -234,7 +200,7 @@ class _Training:
             self.average = copy.deepcopy(self.method) if self.config.train.ema > 0 else None
             counts = {name: sum(param.numel() for param in params) for name, params in self.groups.items()}
             if self.main:
-                info = run_info(self.config, self.store, self.split, counts, self.precision, self.fabric.world_size)
+                info = run_info(self.config, self.reader, self.split, counts, self.precision, self.fabric.world_size)
                 if self.extends is not None:
                     info = inherit(info, self.extends)
                 if notes:
@@ -405,31 +371,37 @@ class _Training:
         if self.main:
             kept = self.average if self.average is not None else self.method
             kept.eval()
-            frame, most = Frame.of(self.config.sample), 0 if self.budget.long else MOST_SLICES
-            scores = validate(kept, self.store, self.split.validation, self.device, self.precision, frame, most)
-            score = float(np.mean(list(scores.values())))
+            selection = self.method.selection
+            found = self._validated(kept)
+            score = found.score
             early = state.best_moment < self.config.train.keep_after <= reached
-            if state.best is None or score > state.best or early or self.method.keeps_last:
+            if state.best is None or selection.better(score, state.best) or early or self.method.keeps_last:
                 state.best, state.best_step, state.best_moment = score, state.step, reached
-                state.stale, state.scores = 0, scores
+                state.stale, state.scores = 0, found.scores
                 save_best(self.folder, kept, state)
             else:
                 state.stale += 1
-            self.folder.log({"step": state.step, "seconds": round(state.elapsed, 3), "validation": score, "scores": scores})
+            self.folder.log({"step": state.step, "seconds": round(state.elapsed, 3), "validation": score, "scores": found.scores})
             if self.board is not None:
                 self.board.write(state.step, {"validation": score})
-            self.progress.on_validation(state.step, score, state.best)
+            self.progress.on_validation(state.step, score, state.best, selection.name, selection.unit)
             if self.config.train.images:
-                first = self.split.validation[0]
                 path = self.out / "images" / f"step_{state.step:06d}.png"
-                title = f"{first}, step {state.step}, validation {score:.2f} dB"
-                slice_figure(kept, self.store, first, self.device, self.precision, frame, path, title)
+                title = f"{found.prepared.name}, step {state.step}, validation {score:.2f} {selection.unit}"
+                slice_figure(found, path, title)
             kept.train()
         state.mark = self.budget.mark(state.step, state.elapsed, self.config.train.validate_every)
-        found = (state.best, state.best_step, state.best_moment, state.stale, state.scores, state.mark)
-        (state.best, state.best_step, state.best_moment, state.stale, state.scores, state.mark) = self.fabric.broadcast(found)
+        kept_state = (state.best, state.best_step, state.best_moment, state.stale, state.scores, state.mark)
+        (state.best, state.best_step, state.best_moment, state.stale, state.scores, state.mark) = self.fabric.broadcast(kept_state)
         self._last_validation = time.monotonic() - begun
         state.validating += self._last_validation
+
+    def _validated(self, method: Any) -> Validated:
+        """The validation cases as the weights of this moment see them; volumes keep the brightness that they come with."""
+        info = {**self.folder.info, "brightness": {}}
+        run = LoadedRun(self.folder, method, self.config, self.split, info, hash="")
+        settings = PredictSettings(quick=0 if self.whole else MOST_SLICES)
+        return validate(Predictor(run, settings, device=None), self.reader, self.split.validation, own=True)
 
     def _stale(self) -> bool:
         patience = self.config.train.patience
@@ -445,45 +417,16 @@ class _Training:
         if state.best is None:
             raise RunError(f"{self.out} ended without a validation; give it a longer budget.")
         stepping = max(state.stepping, 1e-9)
+        selection = self.method.selection
+        chosen = {"name": selection.name, "direction": "higher" if selection.higher else "lower", "scores": state.scores}
         result = TrainResult(
             self.config.method, state.step, state.elapsed, state.step / stepping, state.waited / stepping,
-            state.best, state.best_step, peak_gb(), stopped, state.scores,
+            state.best, state.best_step, peak_gb(), stopped, chosen_by=chosen,
         )  # fmt: skip
         if self.main:
             extended = self.extends.config if self.extends is not None else None
             old = (*extended.sources, *extended.targets) if extended is not None else ()
-            run, say = load_run(self.out), self.progress.on_message
-            brightness = calibrate_brightness(run, self.store, self.device, self.precision, old, say)
-            _finish(self.folder, self.config, result, brightness)
+            result = finish(self.folder, self.config, self.reader, result, old, self.device, self.progress.on_message)
+        result = replace(result, scores=self.fabric.broadcast(result.scores))
         self.fabric.barrier()
         return result
-
-
-def _finish(run: RunFolder, config: RunConfig, result: TrainResult, brightness: Brightnesses) -> None:
-    """Write the final summary into the log and ``run.json``, there with the brightness of the predictions."""
-    run.log({"finished": True, **result.as_dict()})
-    digest = run_hash(config, run.checkpoint("best") / WEIGHTS)
-    info = {key: value for key, value in run.info.items() if key != "error"}
-    end = {"status": "finished", "hash": digest, "result": result.as_dict(), "brightness": to_json(brightness)}
-    run.write_info({**info, **end})
-
-
-def _labels(method: Any, store: Store, split: Split) -> tuple[int, ...] | None:
-    """The labels of the segmentations of the training cases (and of validation, where the method needs them); None if a case
-    has none, or the method uses none."""
-    # what a method cannot do without, it needs in validation, too
-    names = (*split.train, *split.validation) if "segmentation" in method.needs else split.train
-    found = [store[name].segmentation for name in names]
-    if "segmentation" not in (*method.needs, *method.spec.maps) or any(labels is None for labels in found):
-        return None
-    return tuple(sorted({label for labels in found for label in present_in(np.asarray(labels))}))
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            out |= _flat(value, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = value
-    return out

@@ -18,11 +18,14 @@ class TrainResult:
         seconds: of training, over all sessions, validations and checkpoints included.
         steps_per_s: steps per second of stepping: waiting for data included, validations and checkpoints not.
         share_waited: share of that time spent waiting for data.
-        best: best validation score, in-brain PSNR in dB.
+        best: the validation score that chose the weights, see ``chosen_by``; None for a method without steps.
         best_step: its step.
         peak_rss_gb: largest resident memory of this process; 0 where the system does not tell.
         stopped: budget, patience, or fit for a method without steps.
-        scores: validation case -> dB, of the weights that are kept.
+        scores: validation case -> PSNR in dB, protocol masked-volume, of the kept weights: what `synthmr evaluate --split
+            validation` gives; of several targets the mean.
+        chosen_by: what chose the weights: ``name``, ``direction`` (higher or lower) and ``scores``, validation case -> score; empty
+            for a method without steps.
     """
 
     method: str
@@ -30,11 +33,17 @@ class TrainResult:
     seconds: float
     steps_per_s: float
     share_waited: float
-    best: float
+    best: float | None
     best_step: int
     peak_rss_gb: float
     stopped: str
     scores: Mapping[str, float] = field(default_factory=dict)
+    chosen_by: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def psnr(self) -> float:
+        """The mean of ``scores``."""
+        return sum(self.scores.values()) / len(self.scores) if self.scores else float("nan")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -42,7 +51,7 @@ class TrainResult:
 
     def describe(self) -> str:
         """One line for a person."""
-        head = f"{self.method}: validation PSNR {self.best:.2f} dB in-brain"
+        head = f"{self.method}: validation PSNR {self.psnr:.2f} dB in-brain"
         if not self.steps:
             return f"{head}, fitted in {self.seconds:.1f} s"
         return (

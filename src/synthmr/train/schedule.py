@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from synthmr.config import TrainConfig
 from synthmr.errors import UsageError
@@ -22,10 +22,12 @@ class Budget:
     Attributes:
         steps: of the run; 0 where time counts.
         seconds: of the run; 0 where steps count.
+        validations: how many there are, where `TrainConfig.validate_every` does not say.
     """
 
     steps: int
     seconds: float
+    validations: int = VALIDATIONS
 
     @staticmethod
     def of(config: TrainConfig, steps_per_epoch: int) -> Budget:
@@ -46,15 +48,43 @@ class Budget:
         return min(share, 1.0)
 
     def mark(self, step: int, elapsed: float, every: int) -> int:
-        """How many validations belong to the run so far: one ``every`` steps, or `VALIDATIONS` a run if that is 0."""
+        """How many validations belong to the run so far: one ``every`` steps, or `validations` a run if that is 0."""
         if every:
             return step // every
-        return min(step, self.steps) * VALIDATIONS // self.steps if self.steps else int(self.progress(step, elapsed) * VALIDATIONS)
+        return (
+            min(step, self.steps) * self.validations // self.steps
+            if self.steps
+            else int(self.progress(step, elapsed) * self.validations)
+        )
 
     @property
     def long(self) -> bool:
         """Whether there is time to validate on whole subjects."""
         return self.steps >= LONG_STEPS or self.seconds >= LONG_SECONDS
+
+
+#: a step costs its forward pass three times: backwards it costs twice as much
+STEP_COST = 3
+#: share of a run's pixels that its validations may cost
+SHARE = 0.1
+
+
+def affordable(budget: Budget, drawn: int, quick: int, whole: int) -> tuple[Budget, bool]:
+    """How often a run of so many steps can validate for a tenth of its cost, and whether on whole cases. A matter of pixels, not of
+    the clock, so that the same run validates at the same steps anywhere.
+
+    Args:
+        budget: of the run; one of seconds stays as it is, since there the clock decides.
+        drawn: pixels of a step's samples.
+        quick: pixels of a validation on some slices of each case.
+        whole: pixels of a validation on all.
+    """
+    if not budget.steps:
+        return budget, budget.long
+    room = SHARE * STEP_COST * budget.steps * drawn
+    if budget.long and room >= VALIDATIONS * whole:
+        return budget, True
+    return replace(budget, validations=max(1, min(VALIDATIONS, int(room / max(quick, 1))))), False
 
 
 def learning_rate(config: TrainConfig, progress: float, step: int) -> float:

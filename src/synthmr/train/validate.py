@@ -1,138 +1,125 @@
-"""Validation during training: in-brain PSNR of every validation subject, and a picture of one slice."""
+"""Validation during training: what chooses the weights, the scores of the kept ones, and a picture of one slice.
+
+Cases are predicted by the `Predictor`, as everywhere; while a network trains, a few slices of each (`PredictSettings.quick`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from synthmr.batch import Batch
-from synthmr.data.sampling import case_batch
-from synthmr.data.store import Store
+from synthmr.case import PreparedCase, slice_major
+from synthmr.data.reader import Reader
 from synthmr.errors import DataError
 from synthmr.evaluate.metrics import psnr
 from synthmr.io.files import atomic
-from synthmr.predict.frame import Frame, pad_far, size_of
-from synthmr.predict.precision import Precision
+from synthmr.predict.prediction import Prediction
+from synthmr.predict.predictor import Predictor
+from synthmr.prepare.normalize import to_unit
 
-#: brain slices of a subject that are scored during training, evenly spaced
+#: brain slices of a subject that are predicted during training, evenly spaced
 MOST_SLICES = 24
-#: slices predicted at once
-CHUNK = 8
 #: dB that stand for a prediction without any error
 MOST_DB = 100.0
 
 
-def predict_batch(
-    method: Any,
-    batch: Batch,
-    device: torch.device,
-    precision: Precision,
-    fills: Mapping[str, float],
-    frame: Frame | None = None,
-) -> dict[str, torch.Tensor]:
-    """Predict all slices of a batch, a few at a time: target -> ``(B, 1, H, W)`` float32 on the CPU.
+@dataclass(frozen=True, eq=False)
+class Validated:
+    """What a validation found.
 
-    ``fills`` is the background of every source, ``frame`` what training showed; as in prediction.
+    Attributes:
+        scores: case -> score; of several targets the mean.
+        prepared: the first case.
+        prediction: of the first case.
     """
-    shown = (frame or Frame()).seen_by(method)
-    size, divisor = size_of(batch), method.spec.divisor
-    sources = batch.only(method.sources)
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in method.targets}
-    with torch.inference_mode(), precision.autocast(device):
-        for first in range(0, batch.size, CHUNK):
-            some = Batch(
-                images={name: image[first : first + CHUNK] for name, image in sources.images.items()},
-                mask=_some(sources.mask, first),
-                segmentation=_some(sources.segmentation, first),
-            )
-            some = shown.place(some, fills)
-            height, width = size_of(some)
-            padded = pad_far(some, divisor, fills)
-            for name, image in method(padded.to(device, precision.channels_last)).items():
-                parts[name].append(shown.back(image[..., :height, :width].float(), size).cpu())
-    return {name: torch.cat(images) for name, images in parts.items()}
+
+    scores: dict[str, float]
+    prepared: PreparedCase
+    prediction: Prediction
+
+    @property
+    def score(self) -> float:
+        """The mean over cases."""
+        return float(np.mean(list(self.scores.values())))
 
 
-def _some(images: torch.Tensor | None, first: int) -> torch.Tensor | None:
-    return None if images is None else images[first : first + CHUNK]
-
-
-def validate(
-    method: Any,
-    store: Store,
-    names: Sequence[str],
-    device: torch.device,
-    precision: Precision,
-    frame: Frame | None = None,
-    most: int = MOST_SLICES,
-) -> dict[str, float]:
-    """Score a method in the units it was trained in.
+def validate(predictor: Predictor, reader: Reader, names: Sequence[str], own: bool = False) -> Validated:
+    """Score a run on stored cases.
 
     Args:
-        method: in evaluation mode.
-        store: holds sources and truth.
-        names: cases to score.
-        device: that computes.
-        precision: number format.
-        frame: of the training samples.
-        most: brain slices a case; 0 takes all.
-
-    Returns:
-        case -> in-brain PSNR in dB, range from background to top of the truth's normaliser, mean over targets.
+        predictor: of the run.
+        reader: holds sources and truth.
+        names: cases to score, at least one.
+        own: by what the method says (`NeuralMethod.validation_score`), where it says anything; else, and by default, by in-brain
+            PSNR in dB, protocol masked-volume.
 
     Raises:
-        DataError: a prediction is not finite.
+        DataError: a prediction is not finite, or a case has nothing to score.
     """
-    scores = {}
+    scores: dict[str, float] = {}
+    first: tuple[PreparedCase, Prediction] | None = None
     for name in names:
-        batch = case_batch(store, name, (*method.sources, *method.targets), most=most)
-        fills = {source: store[name].background(source) for source in method.sources}
-        inside = None if batch.mask is None else batch.mask.numpy()
         values = []
-        for target, image in predict_batch(method, batch, device, precision, fills, frame).items():
-            span = store[name].top(target) - store[name].background(target)
-            try:
-                values.append(min(psnr(image.numpy(), batch.images[target].numpy(), span, inside), MOST_DB))
-            except DataError as error:
-                raise DataError(f"case {name}, {target}: {error}") from None
+        for given, wanted in predictor.jobs(reader.contrasts(name)):
+            prepared = reader.prepared(name, given, wanted)
+            prediction = predictor(prepared, wanted)
+            first = first or (prepared, prediction)
+            values += _values(predictor, prepared, prediction, wanted, own)
+        if not values:
+            raise DataError(f"case {name} has no target beside a source, so it cannot validate; leave it out of the split.")
         scores[name] = float(np.mean(values))
-    return scores
+    if first is None:
+        raise DataError("there is no case to validate on; give the split a validation case.")
+    return Validated(scores, *first)
 
 
-def slice_figure(
-    method: Any,
-    store: Store,
-    name: str,
-    device: torch.device,
-    precision: Precision,
-    frame: Frame | None,
-    path: Path,
-    title: str,
-) -> None:
-    """Write a PNG of the validation case's middle brain slice: sources, then truth, prediction and absolute error a target."""
+def _values(predictor: Predictor, prepared: PreparedCase, prediction: Prediction, wanted: Sequence[str], own: bool) -> list[float]:
+    """Scores of one prediction: the method's own, or a PSNR a target."""
+    if own:
+        images = {target: prediction.corrected(target) for target in wanted}
+        value = predictor.run.method.validation_score(images, prepared)
+        if value is not None:
+            return [float(value)]
+    return [masked_psnr(prediction, prepared, target) for target in wanted]
+
+
+def masked_psnr(prediction: Prediction, prepared: PreparedCase, target: str) -> float:
+    """PSNR in dB of protocol masked-volume, over the brain's voxels that were predicted; at most `MOST_DB`.
+
+    Raises:
+        DataError: the prediction is not finite, or nothing was predicted.
+    """
+    truth = to_unit(prepared.images[target], prepared.normalizers[target])
+    try:
+        return min(psnr(prediction.unit(target), truth, 1.0, prediction.mask), MOST_DB)
+    except DataError as error:
+        raise DataError(f"case {prepared.name}, {target}: {error}") from None
+
+
+def slice_figure(validated: Validated, path: Path, title: str) -> None:
+    """Write a PNG of a slice in the middle of a validation's first case, in the plane that it was predicted in: sources, then
+    truth, prediction and absolute error a target, in the radiological convention of the report."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    batch = case_batch(store, name, (*method.sources, *method.targets), most=3)
-    case = store[name]
-    fills = {source: case.background(source) for source in method.sources}
-    predicted = predict_batch(method, batch, device, precision, fills, frame)
+    prepared, prediction = validated.prepared, validated.prediction
+    slices = slice_major(prediction.mask, prediction.settings["plane"])
+    filled = np.flatnonzero(slices.any(axis=(1, 2)))
+    middle = int(filled[len(filled) // 2])
 
-    def unit(image: torch.Tensor, contrast: str) -> np.ndarray:
-        low, high = case.background(contrast), case.top(contrast)
-        # (H, W) -> the second axis upwards, the first from right to left: the radiological convention of the report
-        shown: np.ndarray = ((image[len(image) // 2, 0].numpy() - low) / (high - low))[::-1, ::-1].T
-        return shown
+    def shown(volume: np.ndarray) -> np.ndarray:
+        # (H, W) -> the second axis upwards, the first from right to left
+        return np.asarray(slice_major(volume, prediction.settings["plane"])[middle, ::-1, ::-1].T)
 
-    panels: list[tuple[str, np.ndarray, str, float]] = [(c, unit(batch.images[c], c), "gray", 1.0) for c in method.sources]
-    for target, image in predicted.items():
-        # background outside the brain, as in the volumes that are written
-        shown = image if batch.mask is None else torch.where(batch.mask, image, case.background(target))
-        truth, guess = unit(batch.images[target], target), unit(shown, target)
+    def unit(contrast: str) -> np.ndarray:
+        return shown(to_unit(prepared.images[contrast], prepared.normalizers[contrast]))
+
+    panels: list[tuple[str, np.ndarray, str, float]] = [(c, unit(c), "gray", 1.0) for c in prediction.given]
+    for target in prediction.images:
+        truth, guess = unit(target), shown(prediction.unit(target))
         panels += [(target, truth, "gray", 1.0), (f"{target} predicted", guess, "gray", 1.0)]
         panels += [("absolute error", abs(guess - truth), "magma", 0.5)]
     figure = Figure(figsize=(2.4 * len(panels), 3.0), layout="constrained")
