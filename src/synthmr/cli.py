@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthmr import __version__, cli_experiment
-from synthmr.cli_experiment import Alias, AsJson, Cache, Data, budget_of
+from synthmr import __version__, cli_experiment, cli_score
+from synthmr.cli_experiment import Alias, AsJson, Cache, Data, Device, NoKeep, budget_of
+from synthmr.cli_score import Metrics, Protocols, Regions
+from synthmr.contrasts import split_words
 from synthmr.errors import SynthmrError, UsageError
+from synthmr.threads import set_threads
 
 if TYPE_CHECKING:
     from synthmr.console import Console
@@ -31,16 +34,6 @@ app = typer.Typer(
 _state = {"verbose": 0, "quiet": False}
 
 SplitFile = Annotated[Path | None, typer.Option("--split-file", help="TSV with columns case, split.")]
-Protocols = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--protocol", help="A name of `synthmr protocols`, a .yaml file, or all; may be repeated (default: masked-volume)."
-    ),
-]
-Metrics = Annotated[str, typer.Option("--metrics", help="Metrics in place of the protocol's, for example psnr,hfen,ncc.")]
-Regions = Annotated[
-    bool, typer.Option("--regions", help="Score lesion, other brain and boundary apart too, slice steps and false lesions.")
-]
 
 
 def _version(show: bool) -> None:
@@ -53,9 +46,12 @@ def _version(show: bool) -> None:
 def _main(
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="More words; -vv shows tracebacks.")] = 0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Processor threads to use (default: all cores).", show_default=False)] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     _state.update(verbose=verbose, quiet=quiet)
+    if threads is not None:
+        set_threads(threads)
 
 
 def _console(json: bool = False) -> Console:
@@ -123,7 +119,7 @@ def prepare(
     console = _console(json)
     config = pipeline.configure(method, sources, target, preset=preset, settings=settings or [], seed=seed, aliases=alias or [])
     with console.progress("prepare") as tick:
-        store = pipeline.prepare(data, config, aliases=alias or [], split_file=split_file, cache=cache, out=out, progress=tick)
+        store, _ = pipeline.prepared(data, config, alias or [], split_file, cache, out, tick)
     if json:
         console.json({"path": str(out), "cases": list(store.names), "fingerprint": store.fingerprint})
     console.say(f"{len(store.names)} cases prepared in {out}")
@@ -132,10 +128,10 @@ def prepare(
 @app.command()
 def methods(json: AsJson = False) -> None:
     """Print what each method can do."""
-    from synthmr import pipeline
+    from synthmr.methods.table import capability_rows
 
     console = _console(json)
-    rows = pipeline.methods()
+    rows = capability_rows()
     if json:
         console.json(rows)
     else:
@@ -264,6 +260,8 @@ def synthesize(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace volumes that exist.")] = False,
     split: Annotated[str, typer.Option(help="Only cases of this part of the data's split: train, validation or test.")] = "",
+    device: Device = "auto",
+    no_keep: NoKeep = False,
     alias: Alias = None,
     split_file: SplitFile = None,
     json: AsJson = False,
@@ -281,7 +279,7 @@ def synthesize(
         if output is None:
             raise UsageError("CONTRAST=file words need -o FILE, the volume to write.")
         written = pipeline.synthesize_files(
-            run, pairs, output, mask, intensity, settings, overwrite, alias or [], map_ or [], lesion_mask
+            run, pairs, output, mask, intensity, settings, overwrite, alias or [], map_ or [], lesion_mask, device, not no_keep
         )
         console.say("\n".join(str(path) for path in written))
         if json:
@@ -303,6 +301,8 @@ def synthesize(
             map_ or [],
             lesion_mask,
             progress=tick,
+            device=device,
+            keep=not no_keep,
         )
     if json:
         console.json(to_dict(summary))
@@ -328,20 +328,20 @@ def evaluate(
     mode: Annotated[str, typer.Option(help="slices (whole) or patches (overlapping, blended).")] = "slices",
     precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal slices (default: as in training).")] = "",
+    device: Device = "auto",
+    no_keep: NoKeep = False,
     alias: Alias = None,
     split_file: SplitFile = None,
     json: AsJson = False,
 ) -> None:
     """Score a run on held-out cases and write metrics.csv; with --against also test whether the runs differ."""
     from synthmr import pipeline
-    from synthmr.evaluate.table import score_objects, write_metrics
-    from synthmr.predictions import Remarks
+    from synthmr.evaluate.scores import write_scores
 
     console = _console(json)
     settings = pipeline.predict_settings(mode, 128, 0.5, precision, plane)
-    remarks = Remarks()
     with console.progress("evaluate") as tick:
-        rows = pipeline.evaluate(
+        found = pipeline.evaluate(
             [run, *(against or [])],
             data,
             split,
@@ -350,50 +350,25 @@ def evaluate(
             alias or [],
             split_file,
             progress=tick,
-            metrics=pipeline.split_words([metrics]),
+            metrics=split_words([metrics]),
             regions=regions,
-            remarks=remarks,
             tissue=tissue,
+            device=device,
+            keep=not no_keep,
         )
     path = out if out is not None else run / "metrics.csv"
-    write_metrics(path, rows)
+    rows = found.rows
+    write_scores(path, rows)
     if json:
-        console.json(score_objects(rows))
+        console.json(found.as_dict())
     else:
         console.scores(rows)
         console.protocols_beside(rows)
         if against:
-            first = [row for row in rows if row["protocol"] == rows[0]["protocol"]]
-            console.comparisons(pipeline.compare(first))
+            console.comparisons(pipeline.compare([row for row in rows if row.protocol == rows[0].protocol]))
     # on standard error, beside the JSON too: what was left out must not be lost on a script
-    _console().remarks(remarks.warnings, remarks.skipped)
+    _console().remarks(found)
     console.say(f"written to {path}")
-
-
-@app.command()
-def score(
-    prediction: Annotated[Path, typer.Argument(help="Synthetic volume, NIfTI, from any tool.")],
-    truth: Annotated[Path, typer.Argument(help="Acquired volume on the same grid.")],
-    mask: Annotated[Path | None, typer.Option(help="Brain mask (default: found in the truth, with a warning).")] = None,
-    segmentation: Annotated[Path | None, typer.Option(help="Lesion labels, for protocols and regions that need them.")] = None,
-    protocol: Protocols = None,
-    metrics: Metrics = "",
-    regions: Regions = False,
-    tissue: Annotated[Path | None, typer.Option(help="With --regions: tissue labels (1 CSF, 2 grey, 3 white matter).")] = None,
-    json: AsJson = False,
-) -> None:
-    """Score a NIfTI file against another, without a run: both may come from any tool."""
-    from synthmr import pipeline
-
-    console = _console(json)
-    names = pipeline.split_words([metrics])
-    with console.progress("score") as tick:
-        found = pipeline.score(prediction, truth, mask, segmentation, protocol or [], names, regions, tick, tissue)
-    if json:
-        console.json(found.rows)
-    else:
-        console.pair(found)
-    _console().remarks(found.warnings, found.skipped, found.notes)
 
 
 @app.command()
@@ -404,6 +379,8 @@ def report(
     against: Annotated[list[Path] | None, typer.Option(help="Another run to show beside it; may be repeated.")] = None,
     split: Annotated[str, typer.Option(help="train, validation, test, held-out or all, as the run knows them.")] = "test",
     protocol: Protocols = None,
+    device: Device = "auto",
+    no_keep: NoKeep = False,
     alias: Alias = None,
     split_file: SplitFile = None,
     json: AsJson = False,
@@ -418,65 +395,15 @@ def report(
         if against or protocol:
             raise UsageError("--against and --protocol are for runs; an experiment has its own rows and protocol.")
         with console.progress("report") as tick:
-            page.write(source, output, data, command, tick)
+            page.write(source, output, data, command, tick, device, not no_keep)
     else:
         with console.progress("report") as tick:
-            pipeline.report(
-                [source, *(against or [])], output, data, split, protocol or [], "", command, alias or [], split_file, tick
-            )
+            words = (output, data, split, protocol or [], "", command, alias or [], split_file, tick, device, not no_keep)
+            pipeline.report([source, *(against or [])], *words)
     size = output.stat().st_size / 1e6
     if json:
         console.json({"path": str(output), "megabytes": round(size, 2)})
     console.say(f"{output} ({size:.1f} MB)")
-
-
-@app.command()
-def protocols(
-    name: Annotated[str, typer.Argument(help="A protocol, to print as YAML that you can change; none: list them.")] = "",
-    json: AsJson = False,
-) -> None:
-    """Print the scoring protocols, or one of them as YAML."""
-    from synthmr import pipeline
-    from synthmr.evaluate.protocols import get_protocol, to_yaml
-
-    console = _console(json)
-    if name and not json:
-        console.text(to_yaml(get_protocol(name)))
-        return
-    rows = pipeline.protocols(name)
-    if json:
-        console.json(rows)
-    else:
-        console.table("protocols", [{key: row[key] for key in ("name", "source", "differs")} for row in rows])
-
-
-@app.command()
-def compare(
-    table: Annotated[Path, typer.Argument(help="metrics.csv of `synthmr evaluate` with several methods.")],
-    more: Annotated[list[Path] | None, typer.Argument(help="Further tables of the same cases.")] = None,
-    reference: Annotated[str, typer.Option(help="Method that the others are tested against (default: the best).")] = "",
-    metrics: Metrics = "",
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of means as Markdown, for a paper.")] = False,
-    json: AsJson = False,
-) -> None:
-    """Test whether methods differ: paired over subjects, t-test and Wilcoxon, Holm-corrected, with 95 % intervals."""
-    from synthmr import pipeline
-    from synthmr.evaluate.marks import markdown_table
-    from synthmr.evaluate.table import read_tables
-
-    console = _console(json)
-    rows = read_tables([table, *(more or [])])
-    tests = pipeline.compare(rows, reference, pipeline.split_words([metrics]))
-    if not tests:
-        raise UsageError("no two methods have a score of the same contrast, protocol and metric; score them alike.")
-    if json:
-        console.json(tests)
-        return
-    if markdown:
-        console.text(markdown_table(rows, pipeline.split_words([metrics])))
-    else:
-        console.scores(rows)
-    console.comparisons(tests)
 
 
 @app.command()
@@ -492,6 +419,7 @@ def demo(
     run_demo(out, subjects, seed, steps, _console())
 
 
+cli_score.add_to(app, _console)
 cli_experiment.add_to(app, _console)
 app.add_typer(cli_experiment.tables, name="experiment")
 

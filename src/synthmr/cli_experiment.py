@@ -23,6 +23,11 @@ Cache = Annotated[
     Path | None, typer.Option("--cache", help="Folder for prepared data (default: $SYNTHMR_CACHE or ~/.cache/synthmr).")
 ]
 Minutes = Annotated[float | None, typer.Option(help="Minutes of training of each run.")]
+Device = Annotated[str, typer.Option("--device", help="Where to predict: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.")]
+NoKeep = Annotated[
+    bool,
+    typer.Option("--no-keep", help="Predict anew and keep nothing; else predictions are kept in RUN/predictions (2 GB at most)."),
+]
 Steps = Annotated[int | None, typer.Option(help="Optimisation steps of each run.")]
 
 
@@ -43,13 +48,15 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
         settings: Annotated[list[str] | None, typer.Option("--set", help="key=value; may be repeated.")] = None,
         protocol: Annotated[list[str] | None, typer.Option(help="Scoring protocol; may be repeated.")] = None,
         seed: Annotated[int, typer.Option(help="Seed of folds and training.")] = 0,
+        device: Device = "auto",
+        no_keep: NoKeep = False,
         alias: Alias = None,
         cache: Cache = None,
         json: AsJson = False,
     ) -> None:
         """Cross-validate a method: folds of whole subjects, stored; every subject is tested once."""
         from synthmr import pipeline
-        from synthmr.evaluate.table import score_objects
+        from synthmr.evaluate.scores import score_objects
         from synthmr.experiment.crossval import cross_validate
 
         console = console_of(json)
@@ -74,9 +81,11 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             show=console.progress,
             train_show=console.training,
             say=console.say,
+            device=device,
+            keep=not no_keep,
         )
         if json:
-            console.json(score_objects(rows))
+            console.json({"scores": score_objects(rows)})
         else:
             console.scores(rows)
             console.say(f"written to {out / 'metrics.csv'}; compare methods with `synthmr compare`")
@@ -91,12 +100,14 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
         protocol: Annotated[str, typer.Option(help="Scoring protocol.")] = "masked-volume",
         minutes: Minutes = None,
         steps: Steps = None,
+        device: Device = "auto",
+        no_keep: NoKeep = False,
         alias: Alias = None,
         cache: Cache = None,
         json: AsJson = False,
     ) -> None:
         """Score every subset of a run's sources, as a table and a plot."""
-        from synthmr.evaluate.table import score_objects, write_metrics
+        from synthmr.evaluate.scores import score_objects, write_scores
         from synthmr.experiment import subsets as report
 
         console = console_of(json)
@@ -113,13 +124,15 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             show=console.progress,
             train_show=console.training,
             say=console.say,
+            device=device,
+            keep=not no_keep,
         )
         folder = out if out is not None else run
-        write_metrics(folder / "subsets.csv", rows)
+        write_scores(folder / "subsets.csv", rows)
         metric = report.main_metric(rows)
         report.plot(rows, folder / "subsets.png", metric)
         if json:
-            console.json(score_objects(rows))
+            console.json({"scores": score_objects(rows)})
             return
         console.table(f"subsets, {protocol}, {split} (mean +- sd over subjects)", report.table(rows))
         console.table("what adding a source changes", report.gains(rows, metric))
@@ -184,6 +197,8 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             list[str] | None, typer.Option(help="TABLE=DATA, such as DWI=T1ce: a contrast that stands for one the data lack.")
         ] = None,
         only: Annotated[list[str] | None, typer.Option(help="Name of a row to run; may be repeated.")] = None,
+        device: Device = "auto",
+        no_keep: NoKeep = False,
         alias: Alias = None,
         cache: Cache = None,
         json: AsJson = False,
@@ -207,6 +222,8 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             only=tuple(only or ()),
             aliases=tuple(alias or ()),
             cache=cache,
+            device=device,
+            keep=not no_keep,
         )
         outcome = runner.run(experiment, data, out, options, show=console.progress, train_show=console.training, say=console.say)
         path = layout.write(outcome, out, _command(name, data, out, options))

@@ -8,13 +8,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich import box
 from rich.console import Console as RichConsole
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from synthmr.evaluate.scores import Score, ScoreResult
 
 
 class Tick(Protocol):
@@ -58,9 +61,9 @@ class Live:
             left = f" | {seconds_left / 60:.1f} min left" if seconds_left is not None else ""
             self._console.print(escape(f"{count} {words}{best}{left}"), highlight=False)
 
-    def on_validation(self, step: int, score: float, best: float) -> None:
-        """The validation cases were scored, in dB."""
-        self.on_message(f"step {step}: validation {score:.2f} dB in-brain (best {best:.2f})")
+    def on_validation(self, step: int, score: float, best: float, name: str = "psnr", unit: str = "dB") -> None:
+        """The validation cases were scored by ``name``, in ``unit``."""
+        self.on_message(f"step {step}: validation {name} {score:.2f} {unit}".rstrip() + f" (best {best:.2f})")
 
     def on_message(self, text: str) -> None:
         """Anything a person should read."""
@@ -178,50 +181,48 @@ class Console:
         errors = sum(finding.level == "error" for finding in findings)
         self._out.print(f"{errors} errors, {len(findings) - errors} warnings")
 
-    def scores(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def scores(self, rows: Sequence[Score]) -> None:
         """Print mean +- sd over subjects: a table a protocol, and one of each of its regions."""
-        from synthmr.evaluate.table import split_metric, summarise
+        from synthmr.evaluate.registry import get
+        from synthmr.evaluate.scores import own_region, summarise
 
-        summary = [
-            {**row, "name": split_metric(row["metric"])[0], "region": split_metric(row["metric"])[1]} for row in summarise(rows)
-        ]
+        summary = summarise(rows)
         for protocol, region in dict.fromkeys((row["protocol"], row["region"]) for row in summary):
             mine = [row for row in summary if (row["protocol"], row["region"]) == (protocol, region)]
-            metrics = list(dict.fromkeys(row["name"] for row in mine))
+            heads = {metric: get(metric).head for metric in dict.fromkeys(row["metric"] for row in mine)}
             lines: dict[tuple[str, str], dict[str, str]] = {}
             for row in mine:
-                line = lines.setdefault((row["method"], row["contrast"]), {})
-                line["subjects"] = str(row["subjects"])
-                line[row["name"]] = row["text"]
+                line = lines.setdefault((row["method"], row["contrast"]), {"subjects": str(row["subjects"])})
+                line[row["metric"]] = row["text"]
             table = [
                 {
                     "method": method,
                     "contrast": contrast,
                     "subjects": line["subjects"],
-                    **{_head(m): line.get(m, "") for m in metrics},
+                    **{head: line.get(metric, "") for metric, head in heads.items()},
                 }
                 for (method, contrast), line in lines.items()
             ]
-            where = f", {region}" if region else ""
+            where = "" if region == own_region(protocol) else f", {region}"
             self.table(f"protocol {protocol}{where} (mean +- sd over subjects)", table)
 
-    def protocols_beside(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def protocols_beside(self, rows: Sequence[Score]) -> None:
         """One prediction under several protocols side by side, and why the numbers differ."""
         from synthmr.evaluate.protocols import PROTOCOLS
-        from synthmr.evaluate.table import summarise
+        from synthmr.evaluate.scores import main_scores, summarise
 
-        summary = summarise(rows)
+        summary = summarise(main_scores(rows))
         names = [name for name in dict.fromkeys(row["protocol"] for row in summary) if name in PROTOCOLS]
         if len(names) < 2:
             return
         table = []
         for name in names:
-            values = {(row["method"], row["contrast"], row["metric"]): row["text"] for row in summary if row["protocol"] == name}
+            values = {(row["method"], row["contrast"], row["metric"]): row for row in summary if row["protocol"] == name}
             for method, contrast in dict.fromkeys((method, contrast) for method, contrast, _ in values):
                 found = {}
                 for metric in ("psnr", "ssim"):
-                    lesion = values.get((method, contrast, f"{metric}@lesion"))
-                    found[metric] = values.get((method, contrast, metric)) or (f"{lesion} (lesion)" if lesion else "")
+                    row = values.get((method, contrast, metric), {"text": "", "region": ""})
+                    found[metric] = f"{row['text']} (lesion)" if row["region"] == "lesion" else row["text"]
                 head = {"protocol": name, "method": method, "contrast": contrast}
                 table.append({**head, **found, "why it differs": PROTOCOLS[name].differs})
         self.table("the same predictions under every protocol", table)
@@ -249,33 +250,39 @@ class Console:
             self.table("claims (paired t-test over subjects, two-sided, Holm-corrected)", layout.filled(claims))
         self._out.print(escape(layout.summary(outcome)), highlight=False)
 
-    def pair(self, found: Any) -> None:
-        """Print the scores of one file against another."""
-        from synthmr.evaluate.table import format_score
+    def pairs(self, rows: Sequence[Score]) -> None:
+        """Print the scores of files: a line a protocol and metric, a column a region; of several subjects mean +- sd."""
+        from synthmr.evaluate.registry import get
+        from synthmr.evaluate.scores import summarise
 
-        keys = ("protocol", "region", "metric")
-        self.table(
-            "scores",
-            [
-                {
-                    **{key: row[key] for key in keys},
-                    "metric": _head(row["metric"]),
-                    "value": format_score(row["metric"], row["value"]),
-                }
-                for row in found.rows
-            ],
-        )
+        summary = summarise(rows)
+        regions = list(dict.fromkeys(row["region"] for row in summary))
+        several = [key for key in ("method", "contrast") if len({row[key] for row in summary}) > 1]
+        lines: dict[tuple[str, ...], dict[str, str]] = {}
+        for row in summary:
+            line = lines.setdefault(tuple(row[key] for key in ("protocol", *several, "metric")), {})
+            line |= {row["region"]: row["text"], "subjects": str(row["subjects"])}
+        most = max(row["subjects"] for row in summary) if summary else 0
+        table = []
+        for (*keys, metric), line in lines.items():
+            head = dict(zip(("protocol", *several), keys, strict=True)) | {"metric": get(metric).head}
+            head |= {"subjects": line["subjects"]} if most > 1 else {}
+            table.append(head | {region: line.get(region, "") for region in regions})
+        self.table("scores" if most < 2 else "scores (mean +- sd over subjects)", table)
 
-    def remarks(self, warnings: Sequence[Any], skipped: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
-        """Print the linter's warnings and what was left out, on standard error, each once."""
+    def remarks(self, found: ScoreResult) -> None:
+        """Print the linter's warnings, notes and what was left out, on standard error, each once; of units even when quiet."""
         from synthmr.evaluate.lint import lint_lines
 
-        for line in dict.fromkeys(notes):
+        for line in dict.fromkeys(found.notes):
             self._note.print(escape(f"note: {line}"), highlight=False)
-        for line in dict.fromkeys(skipped):
+        for line in dict.fromkeys(found.skipped):
             self._note.print(escape(f"left out: {line}"), highlight=False)
-        for line in lint_lines(warnings):
-            self._note.print(f"[yellow]warning[/] {escape(line)}", highlight=False)
+        units = [warning for warning in found.warnings if warning.code == "units"]
+        others = [warning for warning in found.warnings if warning.code != "units"]
+        for stream, warnings in ((self._error, units), (self._note, others)):
+            for line in lint_lines(warnings):
+                stream.print(f"[yellow]warning[/] {escape(line)}", highlight=False)
 
     def text(self, text: str) -> None:
         """Print text as it is."""
@@ -299,11 +306,6 @@ class Console:
             self.json(result.as_dict())
             return
         self._out.print(escape(f"{out}: {result.describe()}"), highlight=False)
-
-
-def _head(metric: str) -> str:
-    """Heading of a metric; what uses the truth to fit the prediction is marked."""
-    return f"{metric} (optimistic)" if metric.startswith("structure_") else metric
 
 
 def _cell(value: Any) -> str:

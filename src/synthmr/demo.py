@@ -43,7 +43,7 @@ def run_demo(out: Path, subjects: int, seed: int, steps: int, console: Console) 
         UsageError: too few subjects, or ``out`` holds something that is no demo.
     """
     from synthmr import pipeline
-    from synthmr.evaluate.table import summarise, write_metrics
+    from synthmr.evaluate.scores import main_scores, summarise, write_scores
     from synthmr.predictions import Kept
     from synthmr.report.html import MOST_CASES
     from synthmr.report.run_page import write_report
@@ -74,13 +74,13 @@ def run_demo(out: Path, subjects: int, seed: int, steps: int, console: Console) 
             raise UsageError(f"demo synthesis failed: {summary.failed}")
     paths = [runs / method for method in ("hinet", *BASELINES)]
     kept = Kept(MOST_CASES)
-    rows = pipeline.evaluate(paths, data, "test", [], inference, keep=kept.add)
-    write_metrics(out / "metrics.csv", rows)
+    rows = pipeline.evaluate(paths, data, "test", [], inference, each=kept.add).rows
+    write_scores(out / "metrics.csv", rows)
     command = f"synthmr demo --seed {seed}"
     write_report(out / "report.html", paths, data, "test", rows, "synthmr demo", command, figures=kept.all)
     shutil.rmtree(out / "cache", ignore_errors=True)
     console.scores(rows)
-    psnr = {r["method"]: r["mean"] for r in summarise(rows) if r["protocol"] == "masked-volume" and r["metric"] == "psnr"}
+    psnr = {row["method"]: row["mean"] for row in summarise(main_scores(rows, "psnr")) if row["protocol"] == "masked-volume"}
     margin = psnr["hinet"] - psnr["linear"]
     _told(console, start, f"Hi-Net minus linear: {margin:+.2f} dB PSNR (masked-volume). Open {out / 'report.html'}")
     return psnr

@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthmr.config import to_dict
-from synthmr.contrasts import parse_aliases, parse_files, resolve_list
+from synthmr.contrasts import parse_aliases, parse_files, resolve_list, split_words
 from synthmr.errors import DataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from synthmr.case import Cohort
     from synthmr.config import RunConfig
     from synthmr.data.audit import Finding
-    from synthmr.data.split import Split
+    from synthmr.data.split import Need, Split
     from synthmr.data.store import Store
-    from synthmr.evaluate.pair import PairScores
-    from synthmr.predict.predictor import PredictSettings
-    from synthmr.predict.write import Summary
-    from synthmr.predictions import Predicted, Remarks
+    from synthmr.evaluate.scores import Score, ScoreResult
+    from synthmr.predict.cohort import Summary
+    from synthmr.predict.predictor import Predictor
+    from synthmr.predict.settings import PredictSettings
+    from synthmr.predictions import Predicted
     from synthmr.run import LoadedRun
     from synthmr.train.loop import TrainResult
 
@@ -57,17 +58,9 @@ def audit(
     """Find what would make training wrong, or at least worse."""
     from synthmr.data.audit import audit as look
 
-    cohort = index(data, aliases, split_file)
     named = ",".join(part for part in (sources, target) if part)
     contrasts = resolve_list(named, parse_aliases(aliases)) if named else None
-    return look(cohort, contrasts, progress=progress)
-
-
-def methods() -> list[dict[str, Any]]:
-    """The capability table: one row a method."""
-    from synthmr.methods.table import capability_rows
-
-    return capability_rows()
+    return look(index(data, aliases, split_file), contrasts, progress=progress)
 
 
 def configure(
@@ -122,23 +115,30 @@ def prepared(
         DataError: nothing to train on, or data that cannot be prepared.
         UsageError: a prepared store and a split: the store has its own.
     """
-    from synthmr.data.split import make_split
+    from synthmr.data.split import make_split, usable_part
     from synthmr.data.store import Store, build
 
+    need = needed(config)
     if (data / "store.json").is_file():
         if split is not None:
             raise UsageError(f"{data} is a prepared store, which has its own split; give the folder of images.")
-        store = Store.open(data)
-        return store, store.split
+        store = Store.open(data, cache)
+        return store, usable_part(store.split, need, store.has)
     cohort = index(data, aliases, split_file)
-    split = split or make_split(cohort, (*config.sources, *config.targets), config.seed)
-    store = build(cohort, split, config.sources, config.targets, config.prepare, cache=cache, out=out, progress=progress)
+    split = split or make_split(cohort, need, config.seed)
+    store = build(cohort, split, need.contrasts, config.prepare, cache=cache, out=out, progress=progress)
     return store, split
 
 
-def prepare(data: Path, config: RunConfig, **options: Any) -> Store:
-    """Prepare a cohort and write it as a store of its own; see `prepared` for the options."""
-    return prepared(data, config, **options)[0]
+def needed(config: RunConfig) -> Need:
+    """What a run needs of its cases."""
+    from synthmr.data.split import Need
+    from synthmr.methods import registry
+
+    method = registry.load(config.method_word)
+    # a run that extends another learns its new contrasts alone: every case must have them
+    any_subset = method.traits(config.options).any_subset and not getattr(config.options, "frozen", ())
+    return Need(tuple(config.sources), tuple(config.targets), any_subset, getattr(method, "needs_target", True))
 
 
 def train(
@@ -186,8 +186,7 @@ def extend(
     See `extension` for the options.
 
     Raises:
-        UsageError: the method cannot be extended, or a contrast is there already.
-        DataError: the data lack a contrast of the extended run.
+        UsageError, DataError: as `extension`.
     """
     from synthmr.train.loop import train as loop
 
@@ -208,7 +207,13 @@ def extension(
     cache: Path | None = None,
     tick: Tick | None = None,
 ) -> tuple[RunConfig, Store, Split, LoadedRun]:
-    """What `extend` trains: (configuration, prepared data, split, the run that is extended); raises what it raises."""
+    """What `extend` trains: (configuration, prepared data, split, the run that is extended).
+
+    Raises:
+        UsageError: the method cannot be extended, or a contrast is there already.
+        DataError: the data lack a contrast of the extended run.
+    """
+    from synthmr.data.reader import Reader
     from synthmr.run import load_run
     from synthmr.train.extend import check_landmarks, extended_config, inherited_split
 
@@ -219,7 +224,7 @@ def extension(
     if split_file is None and not (data / "store.json").is_file():
         split_file = inherited_split(loaded, index(data, aliases), (*config.sources, *config.targets))
     store, split = prepared(data, config, aliases, split_file, cache, progress=tick)
-    check_landmarks(loaded, store)
+    check_landmarks(loaded, Reader(store, config.prepare, config.sources, config.targets).landmarks)
     return config, store, split, loaded
 
 
@@ -240,7 +245,7 @@ def predict_settings(
     Raises:
         UsageError: an unknown mode, precision or plane, or an overlap outside [0, 1).
     """
-    from synthmr.predict.predictor import PredictSettings
+    from synthmr.predict.settings import PredictSettings
 
     for word, value, allowed in (("--mode", mode, ("slices", "patches")), ("--precision", precision, ("auto", "32", "bf16"))):
         if value not in allowed:
@@ -248,6 +253,24 @@ def predict_settings(
     if not 0 <= overlap < 1 or patch < 16:
         raise UsageError(f"--patch {patch} --overlap {overlap:g}: a patch has at least 16 voxels and an overlap in [0, 1).")
     return PredictSettings(mode=mode, patch=(patch, patch), overlap=overlap, precision=precision, plane=plane)
+
+
+def predictor_of(run: Path, settings: PredictSettings | None = None, device: str = "auto", keep: bool = True) -> Predictor:
+    """A run that predicts.
+
+    Args:
+        run: its folder.
+        settings: how volumes are predicted.
+        device: auto, cpu, cuda, cuda:N or mps; a UsageError tells that there is none before the run is read.
+        keep: keep predictions beside the run (or in the cache) for the next time, and take those that are kept.
+    """
+    from synthmr.predict.keep import Keep
+    from synthmr.predict.precision import resolve_device
+    from synthmr.predict.predictor import Predictor
+    from synthmr.run import load_run
+
+    resolve_device(device)
+    return Predictor(load_run(run), settings or predict_settings(), device, Keep.of_run(run) if keep else None)
 
 
 def synthesize_files(
@@ -261,28 +284,23 @@ def synthesize_files(
     aliases: Sequence[str] = (),
     maps: Sequence[str] = (),
     lesion: Path | None = None,
+    device: str = "auto",
+    keep: bool = True,
 ) -> list[Path]:
     """Synthesise from ``CONTRAST=file`` words into one file (a file a target where the run has several)."""
-    from synthmr.predict import write
-    from synthmr.run import load_run
+    from synthmr.predict import cohort
 
     files = parse_files(pairs, parse_aliases(aliases))
-    return write.synthesize_files(
-        load_run(run),
+    return cohort.synthesize_files(
+        predictor_of(run, settings, device, keep),
         files,
         output,
         mask=mask,
         intensity=intensity,
-        settings=settings or predict_settings(),
         overwrite=overwrite,
         maps=split_words(maps),
         lesion=lesion,
     )
-
-
-def split_words(words: Sequence[str]) -> tuple[str, ...]:
-    """``["a,b", "c"]`` -> a, b, c, each once."""
-    return tuple(dict.fromkeys(part.strip() for word in words for part in word.split(",") if part.strip()))
 
 
 def synthesize_cohort(
@@ -298,24 +316,24 @@ def synthesize_cohort(
     maps: Sequence[str] = (),
     lesion: Path | None = None,
     progress: Tick | None = None,
+    device: str = "auto",
+    keep: bool = True,
 ) -> Summary:
     """Synthesise every case of a cohort (or of one part of its split); skip what is done, survive a bad case."""
     from dataclasses import replace
 
-    from synthmr.predict import write
+    from synthmr.predict.cohort import synthesize_cohort as synthesize
     from synthmr.predictions import select
-    from synthmr.run import load_run
 
-    loaded = load_run(run)
+    predictor = predictor_of(run, settings, device, keep)
     cohort = index(data, aliases, split_file)
     if split:
-        cohort = replace(cohort, cases=tuple(select(cohort, loaded.split, split)))
-    return write.synthesize_cohort(
-        loaded,
+        cohort = replace(cohort, cases=tuple(select(cohort, predictor.run.split, split)))
+    return synthesize(
+        predictor,
         cohort,
         out,
         intensity=intensity,
-        settings=settings or predict_settings(),
         overwrite=overwrite,
         maps=split_words(maps),
         lesion=lesion,
@@ -334,12 +352,13 @@ def evaluate(
     progress: Tick | None = None,
     metrics: Sequence[str] = (),
     regions: bool = False,
-    remarks: Remarks | None = None,
     inputs: Sequence[str] = (),
     tissue: str = "",
-    keep: Callable[[Predicted], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Predict and score: rows (case, subject, method, contrast, protocol, metric, value).
+    each: Callable[[Predicted], None] | None = None,
+    device: str = "auto",
+    keep: bool = True,
+) -> ScoreResult:
+    """Predict and score: the scores, with what was left out and what the linter says.
 
     Args:
         runs: folders; the first one's split is used.
@@ -352,40 +371,43 @@ def evaluate(
         progress: is told of every case.
         metrics: others than the protocols' own.
         regions: score lesion, tissue and boundary apart too, with slice consistency and false lesions (first protocol).
-        remarks: is filled.
         inputs: contrasts that the runs are given; none: all of their sources.
         tissue: with ``regions``, where a case's tissue labels are: a file name with ``{case}`` in it, in the data's folder.
-        keep: is given every prediction once it is scored.
+        each: is given every prediction once it is scored.
+        device: that computes: auto, cpu, cuda, cuda:N or mps.
+        keep: keep predictions for the next time, and take those that are kept.
 
     Raises:
-        UsageError: unknown protocol, metric or split, or inputs that a run cannot do with.
+        UsageError: unknown protocol, metric, split or device, or inputs that a run cannot do with.
         DataError: a case that cannot be read, or that lacks the truth.
     """
     from dataclasses import replace
 
-    from synthmr.evaluate.lint import lint_protocol
     from synthmr.evaluate.protocols import get_protocols
-    from synthmr.predictions import Remarks, predictions, tissue_labels
+    from synthmr.evaluate.scores import join
+    from synthmr.predict.precision import resolve_device
+    from synthmr.predictions import predictions, tissue_labels
 
+    resolve_device(device)
     chosen = get_protocols(protocols)
     if metrics:  # here, so that a mistyped name is told before anything is predicted
         chosen = [replace(protocol, metrics=tuple(metrics)) for protocol in chosen]
-    remarks = remarks if remarks is not None else Remarks()
-    remarks.warnings += [warning for protocol in chosen for warning in lint_protocol(protocol)]
-    rows: list[dict[str, Any]] = []
-    for predicted in predictions(runs, data, split, settings, aliases, split_file, progress, inputs):
+    results = []
+    how: dict[str, Any] = {"device": device, "keep": keep}
+    for predicted in predictions(runs, data, split, settings, aliases, split_file, progress, inputs, **how):
         labels = tissue_labels(data, tissue, predicted.prepared) if tissue and regions else None
-        rows += predicted.rows(chosen, metrics, regions, remarks, labels)
-        if keep is not None:
-            keep(predicted)
-    if not rows:
-        raise DataError(f"nothing could be scored: {'; '.join(dict.fromkeys(remarks.skipped))}.")
-    return rows
+        results.append(predicted.scores(chosen, metrics, regions, labels))
+        if each is not None:
+            each(predicted)
+    found = join(results)
+    if not found.rows:
+        raise DataError(f"nothing could be scored: {'; '.join(dict.fromkeys(found.skipped))}.")
+    return found
 
 
 def score(
-    prediction: Path,
-    truth: Path,
+    predictions: Path,
+    truths: Path | None = None,
     mask: Path | None = None,
     segmentation: Path | None = None,
     protocols: Sequence[str] = (),
@@ -393,19 +415,28 @@ def score(
     regions: bool = False,
     progress: Tick | None = None,
     tissue: Path | None = None,
-) -> PairScores:
-    """Score one NIfTI file against another, from whatever tool; arguments and errors of `evaluate.pair.score_files`."""
-    from synthmr.evaluate.pair import score_files
+    method: str = "",
+    as_written: bool = False,
+    aliases: Sequence[str] = (),
+) -> ScoreResult:
+    """Score NIfTI files from whatever tool: a file, a folder, or the pairs of a table.
+
+    Arguments and errors of `evaluate.pairs.score_pairs`; mask, segmentation and tissue may hold ``{case}``.
+    """
+    from synthmr.evaluate.pairs import Given, score_pairs
     from synthmr.evaluate.protocols import get_protocols
 
-    return score_files(prediction, truth, get_protocols(protocols), mask, segmentation, metrics, regions, progress, tissue)
+    given = Given(mask, segmentation, tissue, method, as_written, parse_aliases(aliases))
+    return score_pairs(predictions, truths, get_protocols(protocols), given, metrics, regions, progress)
 
 
-def compare(rows: Sequence[Mapping[str, Any]], reference: str = "", metrics: Sequence[str] = ()) -> list[dict[str, Any]]:
+def compare(
+    rows: Sequence[Score], reference: str = "", metrics: Sequence[str] = (), regions: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Paired tests of every method against the reference; arguments and errors of `evaluate.statistics.compare_tables`."""
     from synthmr.evaluate.statistics import compare_tables
 
-    return compare_tables(rows, reference, metrics)
+    return compare_tables(rows, reference, metrics, regions)
 
 
 def protocols(name: str = "") -> list[dict[str, Any]]:
@@ -426,6 +457,8 @@ def report(
     aliases: Sequence[str] = (),
     split_file: Path | None = None,
     progress: Tick | None = None,
+    device: str = "auto",
+    keep: bool = True,
 ) -> Path:
     """Score runs and write one self-contained page about them; of many cases, those that it shows are predicted again.
 
@@ -435,27 +468,29 @@ def report(
         data: the cohort; None: where the first run says it was trained on.
         title: heading; empty: methods and target.
         command: that made the page.
-        split, protocols, aliases, split_file, progress: as `evaluate` takes them.
+        split, protocols, aliases, split_file, progress, device, keep: as `evaluate` takes them.
 
     Raises:
         UsageError: no data are known, or the runs cannot be compared.
         DataError: what `evaluate` raises, or the page cannot be written.
     """
     from synthmr.evaluate.lint import lint_lines
-    from synthmr.predictions import Kept, Remarks
+    from synthmr.predictions import Kept
     from synthmr.report.html import MOST_CASES
     from synthmr.report.run_page import known_data, write_report
     from synthmr.run import RunFolder
 
     folders = [RunFolder.open(run) for run in runs]
     data = data if data is not None else known_data(folders[0].info, runs[0])
-    remarks, kept = Remarks(), Kept(MOST_CASES)
-    rows = evaluate(runs, data, split, protocols, None, aliases, split_file, progress, remarks=remarks, keep=kept.add)
+    kept = Kept(MOST_CASES)
+    how: dict[str, Any] = {"device": device, "keep": keep}
+    found = evaluate(runs, data, split, protocols, None, aliases, split_file, progress, each=kept.add, **how)
+    rows = found.rows
     methods = ", ".join(dict.fromkeys(folder.config.method for folder in folders))
     title = title or f"{methods}: {', '.join(folders[0].config.sources)} to {', '.join(folders[0].config.targets)}"
-    notes = [*dict.fromkeys(f"Left out: {line}" for line in remarks.skipped), *lint_lines(remarks.warnings)]
+    notes = [*dict.fromkeys(f"Left out: {line}" for line in found.skipped), *lint_lines(found.warnings)]
     if len(folders) > 1:
         notes += [row["text"] for row in compare(rows)]
-    words: dict[str, Any] = {"aliases": aliases, "split_file": split_file, "progress": progress}
+    words: dict[str, Any] = {"aliases": aliases, "split_file": split_file, "progress": progress, **how}
     write_report(path, runs, data, split, rows, title, command, notes, figures=kept.all, **words)
     return path

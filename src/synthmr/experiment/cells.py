@@ -16,12 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synthmr import pipeline
 from synthmr.config import RunConfig, config_hash
 from synthmr.data.split import Split
 from synthmr.errors import DataError
+
+if TYPE_CHECKING:
+    from synthmr.evaluate.scores import Score
 
 #: ``shown("train fold 1")`` -> a context that gives what a stage tells its progress to
 Shown = Callable[[str], AbstractContextManager[Any]]
@@ -176,7 +179,8 @@ def train_cell(
         with show(f"prepare {title}") as tick:
             store, split = pipeline.prepared(data, cell.config, aliases, cache=cache, progress=tick, split=cell.split)
         with train_show(title) as live:
-            pipeline.train(cell.config, store, split, run, resume=_resumable(run, cell.config.method), progress=live, data=data)
+            resume = _resumable(run, cell.config.method_word)
+            pipeline.train(cell.config, store, split, run, resume=resume, progress=live, data=data)
     if not cell.extend:
         return run
     extended = folder / "extended"
@@ -187,7 +191,7 @@ def train_cell(
         with show(f"prepare {title}") as tick:
             config, store, split, loaded = pipeline.extension(run, data, tick=tick, **words)
         with train_show(f"{title}, {cell.extend} added") as live:
-            resume = _resumable(extended, config.method)
+            resume = _resumable(extended, config.method_word)
             pipeline.train(config, store, split, extended, resume=resume, progress=live, extends=loaded, data=data)
     return extended
 
@@ -198,7 +202,7 @@ def _resumable(run: Path, method: str) -> bool:
 
     if not run.exists():
         return False
-    steps = hasattr(registry.load(method), "step")
+    steps = registry.load(method).trains_in_steps
     if steps and ((run / "run.json").is_file() or (run / "checkpoints").exists()):
         return True
     shutil.rmtree(run)
@@ -225,20 +229,29 @@ def _check_split(run: Path, split: Split | None) -> None:
 
 
 def score_cell(
-    run: Path, data: Path, folder: Path, scoring: Scoring, *, aliases: Sequence[str] = (), tick: Any = None
-) -> list[dict[str, Any]]:
-    """Scores of a trained cell, computed once."""
+    run: Path,
+    data: Path,
+    folder: Path,
+    scoring: Scoring,
+    *,
+    aliases: Sequence[str] = (),
+    tick: Any = None,
+    device: str = "auto",
+    keep: bool = True,
+) -> list[Score]:
+    """Scores of a trained cell, computed once; ``device`` and ``keep`` as of `pipeline.evaluate`."""
     from synthmr.evaluate.protocols import get_protocols
-    from synthmr.evaluate.table import read_metrics, write_metrics
+    from synthmr.evaluate.scores import read_scores, write_scores
 
     # a protocol's numbers are kept under what it says, not what it is called
     protocols = get_protocols(scoring.protocols)
     path = folder / f"scores-{config_hash([scoring, protocols])}.csv"
     if path.is_file():
-        return read_metrics(path)
+        return read_scores(path)
     settings = pipeline.predict_settings(plane=scoring.plane)
-    rows = pipeline.evaluate([run], data, scoring.part, scoring.protocols, settings, aliases, progress=tick, inputs=scoring.inputs)
-    write_metrics(path, rows)
+    how: dict[str, Any] = {"progress": tick, "inputs": scoring.inputs, "device": device, "keep": keep}
+    rows = pipeline.evaluate([run], data, scoring.part, scoring.protocols, settings, aliases, **how).rows
+    write_scores(path, rows)
     return rows
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synthmr import pipeline
 from synthmr.config import RunConfig, to_dict
@@ -18,6 +18,9 @@ from synthmr.data.folds import Folds, make_folds, read_folds, write_folds
 from synthmr.errors import DataError, UsageError
 from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, locked, score_cell, train_cell
 from synthmr.io.naming import some
+
+if TYPE_CHECKING:
+    from synthmr.evaluate.scores import Score
 
 
 def settle_folds(out: Path, data: Path, config: RunConfig, k: int, seed: int, aliases: Sequence[str] = ()) -> Folds:
@@ -53,7 +56,9 @@ def cross_validate(
     show: Shown,
     train_show: Shown,
     say: Callable[[str], None],
-) -> list[dict[str, Any]]:
+    device: str = "auto",
+    keep: bool = True,
+) -> list[Score]:
     """Train and test every fold that is not done; the scores of all folds together.
 
     Args:
@@ -67,16 +72,20 @@ def cross_validate(
         show: progress of preparing and scoring.
         train_show: progress of training.
         say: is told what is done.
+        device: that predicts: auto, cpu, cuda, cuda:N or mps.
+        keep: keep predictions of the tested cases for the next time.
 
     Raises:
-        UsageError: ``out`` is of another configuration.
+        UsageError: ``out`` is of another configuration, or there is no such device.
         DataError: what the stages raise.
     """
     from synthmr.evaluate.protocols import get_protocols
-    from synthmr.evaluate.table import write_metrics
+    from synthmr.evaluate.scores import write_scores
     from synthmr.io.files import write_json
+    from synthmr.predict.precision import resolve_device
 
     get_protocols(protocols)  # a misspelt name is told before anything is trained
+    resolve_device(device)
     if (data / "store.json").is_file():
         raise UsageError(f"{data} is a prepared store, which holds one split; cross-validation needs the folder of images.")
     note = out / "crossval.json"
@@ -89,7 +98,7 @@ def cross_validate(
         say("the data bring a split; cross-validation makes its own folds, in which every subject is tested once.")
     if folds.left_out:
         say(f"left out: {some(folds.left_out)}")
-    rows: list[dict[str, Any]] = []
+    rows: list[Score] = []
     busy = []
     for fold in range(1, k + 1):
         folder = out / f"fold-{fold}"
@@ -102,12 +111,13 @@ def cross_validate(
             run = train_cell(cell, data, folder, title=title, show=show, train_show=train_show, aliases=aliases, cache=cache)
             say(f"fold {fold} of {k} is trained: {run}")
             with show(f"test fold {fold}") as tick:
-                found = score_cell(run, data, folder, Scoring(tuple(protocols)), aliases=aliases, tick=tick)
+                how: dict[str, Any] = {"aliases": aliases, "tick": tick, "device": device, "keep": keep}
+                found = score_cell(run, data, folder, Scoring(tuple(protocols)), **how)
             rows += found
     if busy:
         folders = f"fold {', '.join(map(str, busy))}"
         raise DataError(f"{folders} of {k}: {busy_words(out / f'fold-{busy[0]}')}.")
-    write_metrics(out / "metrics.csv", rows)
+    write_scores(out / "metrics.csv", rows)
     return rows
 
 

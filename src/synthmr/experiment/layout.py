@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from synthmr.evaluate.protocols import get_protocol
+from synthmr.evaluate.registry import direction, format_score
+from synthmr.evaluate.scores import main_scores, mean_sd
 from synthmr.evaluate.segmentation import PROTOCOL as REGIONS_PROTOCOL
-from synthmr.evaluate.statistics import ALPHA, compare, direction, holm, named, p_text, subject_values
-from synthmr.evaluate.table import format_score, mean_sd, split_metric
+from synthmr.evaluate.statistics import ALPHA, compare, holm, named, p_text, subject_values
 from synthmr.experiment.runner import SCALES, Outcome
 from synthmr.experiment.spec import PAPERS, Claim, Experiment, Row
 
@@ -58,14 +59,14 @@ def values(outcome: Outcome, key: tuple[str, str], metric: str, protocol: str = 
     """Subject -> score of a row; empty where it has none."""
     wanted = REGIONS_PROTOCOL if _of_regions(metric) else protocol
     name = wanted or get_protocol(outcome.experiment.protocol).name
-    rows = [row for row in outcome.scores.get(key, ()) if row["metric"] == metric and row["protocol"] == name]
+    rows = main_scores((row for row in outcome.scores.get(key, ()) if row.protocol == name), metric)
     found = subject_values(rows)
     return next(iter(found.values()), {})
 
 
 def _of_regions(metric: str) -> bool:
     """Whether a metric is of a tumour segmentation."""
-    return split_metric(metric)[0].split("_")[0] in ("dice", "assd", "hd95")
+    return metric.split("_")[0] in ("dice", "assd", "hd95")
 
 
 def verdicts(outcome: Outcome) -> list[Verdict]:
@@ -109,7 +110,7 @@ def table(outcome: Outcome) -> list[dict[str, str]]:
     """A dict a row: group (where there are any), row, then for each metric the paper's number and ours, and what is missing."""
     experiment = outcome.experiment
     reasons = {each.row.key: each.reason for each in outcome.planned}
-    extra = "masked-volume psnr" if any(row["contrast"] != "segmentation" for r in outcome.scores.values() for row in r) else ""
+    extra = "masked-volume psnr" if any(row.contrast != "segmentation" for r in outcome.scores.values() for row in r) else ""
     lines = []
     for row in experiment.rows:
         line = {"group": row.group} if any(experiment.groups) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from synthmr.report.html import Grid, chosen_cases
 from synthmr.report.run_page import known_data, write_report
 
 if TYPE_CHECKING:
+    from synthmr.evaluate.scores import Score
     from synthmr.pipeline import Tick
 
 
@@ -31,7 +33,7 @@ def reopen(folder: Path, data: Path | None = None) -> tuple[runner.Outcome, Path
         DataError: the folder holds no scores.
         UsageError: the data are not where they were; give them.
     """
-    from synthmr.evaluate.table import read_metrics
+    from synthmr.evaluate.scores import read_scores
     from synthmr.io.files import read_json
 
     note = read_json(folder / "experiment.json")
@@ -44,10 +46,10 @@ def reopen(folder: Path, data: Path | None = None) -> tuple[runner.Outcome, Path
     if not path.is_file():
         raise DataError(f"{folder} holds no scores.csv yet; run `synthmr experiment run` to its end first.")
     names = {runner.label(each.row): each.row.key for each in planned}
-    scores: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in read_metrics(path):
-        if row["method"] in names:
-            scores.setdefault(names[row["method"]], []).append(row)
+    scores: dict[tuple[str, str], list[Score]] = {}
+    for row in read_scores(path):
+        if row.method in names:
+            scores.setdefault(names[row.method], []).append(row)
     unscored = {each.row.key: "not run yet" for each in planned if each.config and each.row.key not in scores}
     return runner.Outcome(experiment, options, planned, scores, unscored, runner.data_words(data, cohort)), data
 
@@ -62,8 +64,16 @@ def shown_rows(outcome: runner.Outcome) -> list[runner.Planned]:
     return list(done.values())[:2]
 
 
-def write(folder: Path, path: Path, data: Path | None = None, command: str = "", progress: Tick | None = None) -> Path:
-    """Write the page of an experiment; ``progress`` is told of every case that is shown.
+def write(
+    folder: Path,
+    path: Path,
+    data: Path | None = None,
+    command: str = "",
+    progress: Tick | None = None,
+    device: str = "auto",
+    keep: bool = True,
+) -> Path:
+    """Write the page of an experiment; ``progress`` is told of every case that is shown. ``device`` and ``keep`` as of `evaluate`.
 
     Raises:
         DataError: there is nothing to show, or the page cannot be written.
@@ -97,7 +107,7 @@ def write(folder: Path, path: Path, data: Path | None = None, command: str = "",
         [experiment.about, *layout.differences(outcome)] if experiment.about else layout.differences(outcome),
         grids,
         aliases=options.aliases,
-        figures=_figures(runs, data, part, options, chosen_cases(rows), progress),
+        figures=_figures(runs, data, part, replace(options, device=device, keep=keep), chosen_cases(rows), progress),
     )
     return path
 
@@ -120,7 +130,8 @@ def _figures(
 ) -> Iterator[Predicted]:
     """Predictions of the shown rows under their names, fold by fold, of the cases that the page shows."""
     for each in zip(*runs.values(), strict=True):
-        yield from predictions(list(each), data, part, None, options.aliases, None, progress, names=list(runs), cases=cases)
+        how: dict[str, Any] = {"names": list(runs), "cases": cases, "device": options.device, "keep": options.keep}
+        yield from predictions(list(each), data, part, None, options.aliases, None, progress, **how)
 
 
 __all__ = ["UsageError", "is_experiment", "reopen", "shown_rows", "write"]

@@ -21,6 +21,7 @@ from synthmr.config import to_dict
 from synthmr.contrasts import parse_aliases, resolve
 from synthmr.data.split import Split, make_split
 from synthmr.errors import DataError, SynthmrError, UsageError, did_you_mean
+from synthmr.evaluate.scores import Score, renamed, write_scores
 from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, cell_name, locked, score_cell, train_cell
 from synthmr.experiment.crossval import check_same, settle_folds
 from synthmr.experiment.spec import Experiment, Row
@@ -79,6 +80,8 @@ class Options:
         only: names of rows to run; empty: all.
         aliases: ``alias=CONTRAST`` words.
         cache: of prepared data.
+        device: that predicts: auto, cpu, cuda, cuda:N or mps.
+        keep: keep predictions of the scored cases for the next time.
     """
 
     scale: str = "small"
@@ -91,6 +94,8 @@ class Options:
     only: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     cache: Path | None = None
+    device: str = "auto"
+    keep: bool = True
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -101,6 +106,11 @@ class Options:
             raise UsageError(f"--folds {self.folds}: give 2 or more, or 0 for the data's own split.")
         if self.minutes is not None and self.steps is not None:
             raise UsageError("--minutes and --steps were both given; give one.")
+
+    @property
+    def noted(self) -> dict[str, Any]:
+        """What a folder is of: all that decides its table, as plain data."""
+        return {key: value for key, value in to_dict(replace(self, cache=None, only=())).items() if key not in ("device", "keep")}
 
     @property
     def budget(self) -> dict[str, float]:
@@ -135,7 +145,7 @@ class Outcome:
         experiment: the table.
         options: how it was run.
         planned: its rows.
-        scores: row key -> score rows of `synthmr.evaluate.table`, one a subject and metric.
+        scores: row key -> scores, one a subject and metric.
         failed: row key -> why it has no scores though it was planned.
         data: words on the data: folder, cases, subjects.
     """
@@ -143,7 +153,7 @@ class Outcome:
     experiment: Experiment
     options: Options
     planned: tuple[Planned, ...]
-    scores: Mapping[tuple[str, str], list[dict[str, Any]]]
+    scores: Mapping[tuple[str, str], list[Score]]
     failed: Mapping[tuple[str, str], str]
     data: str
 
@@ -222,14 +232,14 @@ def _config(row: Row, options: Options) -> Any:
         ",".join(row.target),
         preset=row.presets.get(options.scale, scale.preset),
         settings=[*scale.settings, *row.settings],
-        budget=options.budget if hasattr(method, "step") else {},
+        budget=options.budget if method.trains_in_steps else {},
         seed=options.seed,
         aliases=[f"{name}={name}" for name in (*row.sources, *row.target)],  # they are names already, not words of the data
     )
     pipeline.predict_settings(plane=row.plane)
-    if row.inputs and set(row.inputs) != set(row.sources) and not method.spec.any_subset:
+    if row.inputs and set(row.inputs) != set(row.sources) and not method.traits(config.options).any_subset:
         raise UsageError(f"{row.method} needs all of its sources, so it cannot be given {', '.join(row.inputs)} alone.")
-    if row.extend and not hasattr(config.options, "frozen"):
+    if row.extend and not method.spec.extendable:
         raise UsageError(f"{row.method} cannot be extended by {row.extend}; milr can.")
     return config
 
@@ -289,9 +299,10 @@ def run(
         UsageError: ``out`` holds another experiment, no data where they are needed, or a row that its method cannot run.
         DataError: the data cannot be read, or no row can be run.
     """
-    from synthmr.evaluate.table import write_metrics
     from synthmr.io.files import write_json, write_text
+    from synthmr.predict.precision import resolve_device
 
+    resolve_device(options.device)
     if data is None:
         data = _phantom(out, options, show)
     if (data / "store.json").is_file():
@@ -306,14 +317,14 @@ def run(
         "experiment": experiment.name,
         "data": str(data.resolve()),
         "cases": [case.name for case in cohort.cases],
-        "options": to_dict(replace(options, cache=None, only=())),
+        "options": options.noted,
     }
     if note.is_file():
         check_same(note, mine)
     splits = _splits(plan(experiment, cohort.contrasts, replace(options, only=())), data, cohort, out, options, say)
     write_json(note, mine)
     write_text(out / TABLE, experiment.text)
-    scores: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    scores: dict[tuple[str, str], list[Score]] = {}
     failed: dict[tuple[str, str], str] = {}
     for number, each in enumerate(planned, start=1):
         name = " ".join(each.row.key).strip()
@@ -327,7 +338,7 @@ def run(
             failed[each.row.key] = _reason(error)
             say(f"  left out: {failed[each.row.key]}")
     outcome = Outcome(experiment, options, tuple(planned), scores, failed, data_words(data, cohort))
-    write_metrics(out / "scores.csv", [row for rows in scores.values() for row in rows])
+    write_scores(out / "scores.csv", [row for rows in scores.values() for row in rows])
     return outcome
 
 
@@ -399,7 +410,7 @@ def _row_scores(
     splits: Sequence[Split | None],
     show: Shown,
     train_show: Shown,
-) -> list[dict[str, Any]]:
+) -> list[Score]:
     """Train and score one row in every fold; its rows carry the row's name as method, and the scored contrast alone.
 
     Raises:
@@ -408,7 +419,7 @@ def _row_scores(
     row = planned.row
     protocols = tuple(dict.fromkeys((experiment.protocol, "masked-volume")))
     scoring = Scoring(protocols, "test" if options.folds else options.part, row.inputs, row.plane)
-    found: list[dict[str, Any]] = []
+    found: list[Score] = []
     busy = ""
     for fold, split in enumerate(splits, start=1):
         cell = Cell(planned.config, split, row.extend, options.budget if row.extend else None)
@@ -422,7 +433,8 @@ def _row_scores(
             words: dict[str, Any] = {"title": title, "show": show, "train_show": train_show}
             trained = train_cell(cell, data, folder, **words, aliases=options.aliases, cache=options.cache)
             with show(f"score {title}") as tick:
-                found += score_cell(trained, data, folder, scoring, aliases=options.aliases, tick=tick)
+                how: dict[str, Any] = {"aliases": options.aliases, "device": options.device, "keep": options.keep}
+                found += score_cell(trained, data, folder, scoring, tick=tick, **how)
     if busy:
         raise DataError(busy)
-    return [{**each, "method": label(row)} for each in found if each["contrast"] in (row.scored, "segmentation")]
+    return renamed((each for each in found if each.contrast in (row.scored, "segmentation")), label(row))

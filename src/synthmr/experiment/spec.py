@@ -37,7 +37,7 @@ from synthmr.case import PLANES
 from synthmr.contrasts import resolve, resolve_list
 from synthmr.errors import DataError, UsageError, did_you_mean
 from synthmr.evaluate.protocols import get_protocol
-from synthmr.evaluate.statistics import direction
+from synthmr.evaluate.registry import direction
 
 PAPERS: Mapping[str, str] = {
     "hinet": "Hi-Net (Zhou et al., IEEE TMI 2020)",

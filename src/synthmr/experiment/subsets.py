@@ -18,7 +18,8 @@ from synthmr import pipeline
 from synthmr.config import RunConfig
 from synthmr.contrasts import SEGMENTATION, subsets_of
 from synthmr.errors import DataError, UsageError
-from synthmr.evaluate.table import summarise
+from synthmr.evaluate.registry import direction
+from synthmr.evaluate.scores import Score, main_scores, renamed, summarise
 from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, cell_name, locked, score_cell, train_cell
 from synthmr.predictions import select
 
@@ -43,7 +44,9 @@ def score_subsets(
     show: Shown,
     train_show: Shown,
     say: Callable[[str], None],
-) -> list[dict[str, Any]]:
+    device: str = "auto",
+    keep: bool = True,
+) -> list[Score]:
     """Score rows of every subset; the method is ``T1w+T2w``, with `EACH` in front for runs of their own.
 
     Args:
@@ -60,21 +63,25 @@ def score_subsets(
         show: progress of scoring.
         train_show: progress of training.
         say: is told what is done.
+        device: that predicts: auto, cpu, cuda, cuda:N or mps.
+        keep: keep predictions for the next time.
 
     Raises:
         UsageError: runs would have to be trained and were not asked for, there is no folder for them, or a word makes no sense.
         DataError: another process is training one of them, and what the stages raise.
     """
     from synthmr.methods import registry
+    from synthmr.predict.precision import resolve_device
     from synthmr.run import load_run
 
+    resolve_device(device)
     loaded = load_run(run)
     config = loaded.config
-    method = registry.load(config.method)
-    spec = method.spec
+    method = registry.load(config.method_word)
+    spec, any_subset = method.spec, method.traits(config.options).any_subset
     if len(config.sources) < 2:
         raise UsageError(f"{run} has one source ({config.sources[0]}), so there is no subset to score.")
-    if not spec.any_subset and not each:
+    if not any_subset and not each:
         raise UsageError(
             f"{config.method} needs all of its sources, so each subset needs a run of its own; add --train --out DIR, or use milr."
         )
@@ -82,35 +89,43 @@ def score_subsets(
         raise UsageError("--train writes a run a subset and needs --out DIR.")
     if budget and not each:
         raise UsageError(f"--{next(iter(budget))} is of the runs that --train trains; add --train --out DIR, or leave it out.")
-    if budget and not hasattr(method, "step"):
+    if budget and not method.trains_in_steps:
         raise UsageError(f"{config.method} is fitted in one go and takes no --{next(iter(budget))}; leave it out.")
     _one_protocol(protocol)
     select(pipeline.index(data, aliases), loaded.split, split)  # a wrong word is told before anything is trained
     cells = [Cell(_with(config, names, budget), loaded.split) for names in subsets_of(config.sources, spec.sources[0])]
-    rows: list[dict[str, Any]] = []
-    if spec.any_subset:
+    rows: list[Score] = []
+    if any_subset:
         for names in subsets_of(config.sources):
             with show(f"score {'+'.join(names)}") as tick:
-                found = pipeline.evaluate([run], data, split, [protocol], aliases=aliases, progress=tick, inputs=names)
-            rows += [{**row, "method": "+".join(names)} for row in found]
+                how: dict[str, Any] = {"aliases": aliases, "progress": tick, "device": device, "keep": keep}
+                found = pipeline.evaluate([run], data, split, [protocol], inputs=names, **how)
+            rows += renamed(found.rows, "+".join(names))
     if not each or out is None:
         return rows
     few = [names for names in subsets_of(config.sources) if len(names) < spec.sources[0]]
     if few:
         say(f"left out, as {config.method} takes {spec.sources[0]} sources or more: {', '.join('+'.join(names) for names in few)}")
     words: dict[str, Any] = {"show": show, "train_show": train_show, "aliases": aliases, "cache": cache}
-    return rows + _run_each(cells, loaded, data, out, Scoring((protocol,), split), words)
+    predicts: dict[str, Any] = {"aliases": aliases, "device": device, "keep": keep}
+    return rows + _run_each(cells, loaded, data, out, Scoring((protocol,), split), words, predicts)
 
 
 def _run_each(
-    cells: Sequence[Cell], loaded: LoadedRun, data: Path, out: Path, scoring: Scoring, words: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+    cells: Sequence[Cell],
+    loaded: LoadedRun,
+    data: Path,
+    out: Path,
+    scoring: Scoring,
+    words: Mapping[str, Any],
+    predicts: Mapping[str, Any],
+) -> list[Score]:
     """Train and score cells; the run that is there already stands for the one of its own configuration.
 
     Raises:
         DataError: another process is training one of them.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Score] = []
     busy = ""
     for cell in cells:
         label = "+".join(cell.config.sources)
@@ -123,8 +138,8 @@ def _run_each(
             if cell.config != loaded.config:
                 run = train_cell(cell, data, folder, title=label, **words)
             with words["show"](f"score {label}") as tick:
-                found = score_cell(run, data, folder, scoring, aliases=words["aliases"], tick=tick)
-        rows += [{**row, "method": f"{EACH}: {label}"} for row in found]
+                found = score_cell(run, data, folder, scoring, tick=tick, **predicts)
+        rows += renamed(found, f"{EACH}: {label}")
     if busy:
         raise DataError(busy)
     return rows
@@ -148,8 +163,10 @@ def _with(config: RunConfig, sources: tuple[str, ...], budget: Mapping[str, floa
     Raises:
         UsageError: a length that is not above 0.
     """
+    from synthmr.methods import registry
+
     changed = replace(config, sources=sources)
-    if getattr(config.options, "frozen", ()):  # of a run that was extended: its frozen parts are learnt here
+    if registry.load(config.method_word).spec.extendable:  # the frozen parts of a run that was extended are learnt here
         changed = replace(changed, options=replace(config.options, frozen=()))
     if budget:
         for key, value in budget.items():
@@ -161,25 +178,28 @@ def _with(config: RunConfig, sources: tuple[str, ...], budget: Mapping[str, floa
     return changed
 
 
-def main_metric(rows: Sequence[Mapping[str, Any]]) -> str:
+def main_metric(rows: Sequence[Score]) -> str:
     """PSNR where the rows have it, else their first metric: what the plot and the gains show."""
-    metrics = [str(row["metric"]) for row in rows if row["contrast"] != SEGMENTATION] or [str(row["metric"]) for row in rows]
-    return next((name for name in metrics if name.partition("@")[0] == "psnr"), metrics[0])
+    metrics = [row.metric for row in rows if row.contrast != SEGMENTATION] or [row.metric for row in rows]
+    return "psnr" if "psnr" in metrics else metrics[0]
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def table(rows: Sequence[Score]) -> list[dict[str, Any]]:
     """A dict a subset and target: marks of what went in, then mean +- sd of each metric, empty where there is none."""
     summary = summarise(rows)
     methods = dict.fromkeys((row["method"], row["contrast"]) for row in summary)
     names = list(dict.fromkeys(part for method, _ in methods for part in _given(method)))
-    metrics = dict.fromkeys(row["metric"] for row in summary)
+    # a protocol of several regions has a column for each
+    several = len({row["region"] for row in summary if row["contrast"] != SEGMENTATION}) > 1
+    summary = [{**row, "head": f"{row['metric']} ({row['region']})" if several else row["metric"]} for row in summary]
+    heads = dict.fromkeys(row["head"] for row in summary)
     lines = []
     for method, contrast in methods:
         given = _given(method)
-        found = {row["metric"]: row for row in summary if (row["method"], row["contrast"]) == (method, contrast)}
+        found = {row["head"]: row for row in summary if (row["method"], row["contrast"]) == (method, contrast)}
         line: dict[str, Any] = {"runs": _way(method), **{name: "x" if name in given else "" for name in names}, "target": contrast}
         line["subjects"] = max(row["subjects"] for row in found.values())
-        lines.append(line | {metric: found[metric]["text"] if metric in found else "" for metric in metrics})
+        lines.append(line | {head: found[head]["text"] if head in found else "" for head in heads})
     return lines
 
 
@@ -193,13 +213,14 @@ def _given(method: str) -> list[str]:
     return method.rpartition(": ")[2].split("+")
 
 
-def gains(rows: Sequence[Mapping[str, Any]], metric: str = "psnr") -> list[dict[str, Any]]:
+def gains(rows: Sequence[Score], metric: str = "psnr") -> list[dict[str, Any]]:
     """What adding one source to a subset changes: mean over subjects of the change, and in how many it is for the better."""
-    from synthmr.evaluate.statistics import direction, subject_values
+    from synthmr.evaluate.statistics import subject_values
 
     found = []
-    for contrast in dict.fromkeys(row["contrast"] for row in rows):
-        values = subject_values([row for row in rows if row["contrast"] == contrast and row["metric"] == metric])
+    rows = main_scores(rows, metric)
+    for contrast in dict.fromkeys(row.contrast for row in rows):
+        values = subject_values([row for row in rows if row.contrast == contrast])
         for (small, before), (large, after) in product(values.items(), repeat=2):
             added = [name for name in _given(large) if name not in _given(small)]
             kept = set(_given(small)) <= set(_given(large))
@@ -215,7 +236,7 @@ def gains(rows: Sequence[Mapping[str, Any]], metric: str = "psnr") -> list[dict[
     return found
 
 
-def plot(rows: Sequence[Mapping[str, Any]], path: Path, metric: str = "psnr") -> None:
+def plot(rows: Sequence[Score], path: Path, metric: str = "psnr") -> None:
     """A point a subject and the mean of every subset, a panel a target, as PNG.
 
     Raises:
@@ -226,14 +247,14 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, metric: str = "psnr") ->
     from synthmr.evaluate.statistics import subject_values
     from synthmr.io.files import atomic
 
-    rows = [row for row in rows if row["metric"] == metric]
+    rows = main_scores(rows, metric)
     if not rows:
         raise DataError(f"{path} cannot be drawn: there is no {metric} among the scores.")
-    targets = list(dict.fromkeys(row["contrast"] for row in rows))
-    figure = Figure(figsize=(6.5 * len(targets), 0.34 * len({row["method"] for row in rows}) + 1.4), layout="constrained")
+    targets = list(dict.fromkeys(row.contrast for row in rows))
+    figure = Figure(figsize=(6.5 * len(targets), 0.34 * len({row.method for row in rows}) + 1.4), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, len(targets)))
     for axes, target in zip(panels, targets, strict=True):
-        values = subject_values([row for row in rows if row["contrast"] == target])
+        values = subject_values([row for row in rows if row.contrast == target])
         order = list(values)[::-1]
         for place, method in enumerate(order):
             scores = [score for score in values[method].values() if np.isfinite(score)]
@@ -242,7 +263,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path, metric: str = "psnr") ->
                 axes.plot([np.mean(scores)], [place], "|", color="tab:blue", markersize=16, markeredgewidth=3)
         axes.set_yticks(range(len(order)), order)
         axes.set_title(target, loc="left")
-        axes.set_xlabel(f"{metric} ({rows[0]['protocol']}); a dot is a subject, the bar their mean")
+        axes.set_xlabel(f"{metric} ({rows[0].protocol}); a dot is a subject, the bar their mean")
         axes.grid(axis="x", color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
     with atomic(path) as temporary:

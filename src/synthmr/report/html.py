@@ -17,6 +17,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from synthmr.config import to_dict
+from synthmr.evaluate.scores import Score, main_scores
 from synthmr.report.curves import THEMES, learning_curve
 from synthmr.report.figures import encode, planes_figure
 from synthmr.report.mosaic import data_uri, has_webp
@@ -39,7 +40,7 @@ PAGE_BYTES, OTHER_BYTES, CASE_BYTES = 14_000_000, 3_000_000, 4_000_000
 TEMPLATES, SCRIPTS = Path(__file__).parent / "templates", ("planes.js", "viewer.js")
 
 #: packages whose version decides what was computed
-PACKAGES = ("synthmr", "torch", "monai", "numpy", "scipy", "scikit-image", "nibabel", "matplotlib")
+PACKAGES = ("synthmr", "torch", "numpy", "scipy", "nibabel", "matplotlib")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class ReportData:
     Attributes:
         title: heading of the page.
         command: the command that made it.
-        rows: the metric rows: case, method, contrast, protocol, metric, value.
+        rows: the scores.
         figures: one for each test case; may be a generator, so that one case is in memory at a time.
         config: plain data, shown as YAML; with several runs a section each.
         info: provenance as plain data (data, split, run hash, ...), shown as a list.
@@ -97,7 +98,7 @@ class ReportData:
 
     title: str
     command: str
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[Score]
     figures: Iterable[FigureCase | Picture] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -160,10 +161,10 @@ def _curves(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, A
     return [curve for curve in found if "light" in curve]
 
 
-def _strips(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _strips(rows: Sequence[Score]) -> list[dict[str, Any]]:
     """One plot a contrast, of its main protocol."""
     found = []
-    for contrast in dict.fromkeys(row["contrast"] for row in rows):
+    for contrast in dict.fromkeys(row.contrast for row in rows):
         protocol = main_protocol(rows, contrast)
         found.append({"contrast": contrast, "protocol": protocol, **_themed(partial(strip_figure, rows, contrast, protocol))})
     return [strip for strip in found if "light" in strip]
@@ -202,19 +203,19 @@ def _case(case: FigureCase, interactive: bool, budget: int) -> dict[str, Any]:
     }
 
 
-def chosen_cases(rows: Sequence[Mapping[str, Any]], most: int = MOST_CASES) -> set[str] | None:
+def chosen_cases(rows: Sequence[Score], most: int = MOST_CASES) -> set[str] | None:
     """Names of the cases whose images are shown; None: of all.
 
     Cases are ranked by the PSNR of the first method, as far as it was scored, before anybody holds their images in memory.
     """
-    names = list(dict.fromkeys(str(row["case"]) for row in rows))
+    names = list(dict.fromkeys(row.case for row in rows))
     if len(names) <= most:
         return None
-    method = rows[0]["method"]
+    protocols = {contrast: main_protocol(rows, contrast) for contrast in {row.contrast for row in rows}}
     values: dict[str, list[float]] = {}
-    for row in rows:
-        if (row["method"], row["metric"]) == (method, "psnr") and row["protocol"] == main_protocol(rows, row["contrast"]):
-            values.setdefault(str(row["case"]), []).append(float(row["value"]))
+    for row in main_scores(rows, "psnr"):
+        if row.method == rows[0].method and row.protocol == protocols[row.contrast]:
+            values.setdefault(row.case, []).append(row.value)
     ranked = sorted(names, key=lambda name: _order(min(values.get(name, [math.nan]))))
     if most < 3:
         return set(ranked[:most])
@@ -229,7 +230,7 @@ def _order(psnr: float) -> float:
 def _cases(report: ReportData) -> list[dict[str, Any]]:
     """Template data of the cases with images, the worst first; pictures that were rendered elsewhere after them."""
     chosen = chosen_cases(report.rows, report.cases)
-    total = len({row["case"] for row in report.rows})
+    total = len({row.case for row in report.rows})
     shown = min(total, report.cases) if total else report.cases
     budget = min((PAGE_BYTES - OTHER_BYTES) // max(shown, 1), CASE_BYTES)
     cases, pictures = [], []
@@ -302,7 +303,7 @@ def render(report: ReportData) -> str:
     from markupsafe import Markup
 
     cases = _cases(report)
-    total = len({row["case"] for row in report.rows})
+    total = len({row.case for row in report.rows})
     needed = SCRIPTS if any(case["viewer"] for case in cases) else ()
     script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in needed)
     environment = Environment(

@@ -8,6 +8,7 @@ from typing import Any
 
 from synthmr.config import to_dict
 from synthmr.errors import UsageError
+from synthmr.evaluate.scores import Score, main_scores
 from synthmr.predictions import Predicted, predictions
 from synthmr.prepare.normalize import to_unit
 from synthmr.report import html
@@ -32,7 +33,7 @@ def write_report(
     runs: Sequence[Path],
     data: Path,
     split: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Score],
     title: str,
     command: str,
     notes: Sequence[str] = (),
@@ -41,10 +42,13 @@ def write_report(
     split_file: Path | None = None,
     figures: Iterable[Predicted] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    device: str = "auto",
+    keep: bool = True,
 ) -> None:
     """Write one self-contained HTML page: words, tables, cases in three planes, learning curves, provenance.
 
-    ``figures`` are predictions that were made elsewhere; None: the cases that the page shows are predicted with ``runs``.
+    ``figures`` are predictions that were made elsewhere; None: the cases that the page shows are predicted with ``runs``, on
+    ``device``, and kept unless ``keep`` is off.
     ``grids`` are further tables.
 
     Raises:
@@ -66,7 +70,8 @@ def write_report(
         },
     }
     if figures is None:
-        figures = predictions(runs, data, split, None, aliases, split_file, progress, cases=html.chosen_cases(rows))
+        how: dict[str, Any] = {"cases": html.chosen_cases(rows), "device": device, "keep": keep}
+        figures = predictions(runs, data, split, None, aliases, split_file, progress, **how)
     cases = (figure_case(predicted, rows) for predicted in figures)
     records = {folder.config.method: folder.records() for folder in folders}
     logs = {method: found for method, found in records.items() if any("lr" in record for record in found)}
@@ -75,21 +80,21 @@ def write_report(
     html.write_report(path, page)
 
 
-def figure_case(predicted: Predicted, rows: Sequence[Mapping[str, Any]]) -> FigureCase:
-    """One case as the report shows it: all images on the unit scale of the truth's normaliser."""
+def figure_case(predicted: Predicted, rows: Sequence[Score]) -> FigureCase:
+    """One case as the report shows it, on the unit scale: truth and sources by their own normalisers, predictions by their runs."""
     prepared, target = predicted.prepared, predicted.target
     params = prepared.normalizers
     scores: dict[str, dict[str, float]] = {}
-    for row in rows:
-        if row["case"] == prepared.name and row["contrast"] == target and row["protocol"] == "masked-volume":
-            scores.setdefault(row["method"], {})[row["metric"]] = float(row["value"])
+    for row in main_scores(rows):
+        if (row.case, row.contrast, row.protocol) == (prepared.name, target, "masked-volume"):
+            scores.setdefault(row.method, {})[row.metric] = row.value
     return FigureCase(
         name=prepared.name,
         target=target,
         spacing=prepared.spacing,
         sources={name: to_unit(image, params[name]) for name, image in prepared.images.items() if name != target},
         truth=to_unit(prepared.images[target], params[target]),
-        predictions={name: to_unit(image, params[target]) for name, image in predicted.images.items()},
+        predictions=dict(predicted.images),
         mask=prepared.mask,
         units="share of the range",
         scores=scores,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from synthmr.evaluate import statistics
+from synthmr.evaluate.scores import Score, main_scores
 from synthmr.report.curves import COLOURS, THEMES, dress
 from synthmr.report.words import column
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Score]
 
 #: metrics that get a panel, where they were computed, and how many panels at most
 METRICS, MOST_PANELS = ("psnr", "ssim", "mae", "nmse"), 3
@@ -25,8 +25,8 @@ FEWEST_FOR_BOX = 5
 
 def subject_values(rows: Rows, contrast: str, protocol: str, metric: str) -> dict[str, dict[str, float]]:
     """Method -> subject -> score; sessions of one subject are averaged; scores that are not finite are left out."""
-    wanted = (contrast, protocol, metric)
-    means = statistics.subject_values([row for row in rows if (row["contrast"], row["protocol"], row["metric"]) == wanted])
+    mine = [row for row in main_scores(rows, metric) if (row.contrast, row.protocol) == (contrast, protocol)]
+    means = statistics.subject_values(mine)
     finite = {method: {name: value for name, value in each.items() if math.isfinite(value)} for method, each in means.items()}
     return {method: each for method, each in finite.items() if each}
 

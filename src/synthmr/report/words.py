@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthmr.evaluate.protocols import PROTOCOLS
-from synthmr.evaluate.statistics import bootstrap_interval, direction, subject_values
-from synthmr.evaluate.table import format_score, person, split_metric, summarise
+from synthmr.evaluate.registry import ARROWS, direction, get
+from synthmr.evaluate.scores import Score, main_scores, own_region, summarise
+from synthmr.evaluate.statistics import bootstrap_interval, subject_values
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Score]
 
 #: methods that every other one is compared with, the strongest first
 BASELINES = ("linear", "copy")
@@ -21,19 +22,6 @@ FEW_SUBJECTS = 10
 
 #: fewer subjects than this get no interval: two cannot show how much others would differ
 FEWEST_FOR_INTERVAL = 3
-
-#: metric -> title of its column; others are called by their names, with spaces
-_TITLES = {
-    **{name: name.upper() for name in ("ssim", "nmse", "nrmse", "mae", "mse", "ncc", "hfen")},
-    "psnr": "PSNR (dB)",
-    "structure_psnr": "structure PSNR (dB)",
-    "structure_rmse": "structure RMSE",
-    "mae255": "MAE (of 255)",
-    "ms_ssim": "MS-SSIM",
-    "ssim_global": "global SSIM",
-    "normalized_mutual_information": "normalised MI",
-    "sharpness": "sharpness (best: 1)",
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +69,7 @@ class Table:
     @property
     def structure(self) -> bool:
         """Whether a column holds errors that were computed after a fit to the truth."""
-        return any(head.metric.startswith("structure_") for head in self.columns)
+        return any(get(head.metric).optimistic for head in self.columns)
 
     @property
     def intervals(self) -> bool:
@@ -93,7 +81,7 @@ def number(metric: str, value: float, sd: float = math.nan) -> str:
     """A score as printed in a table: no unit, real minus and plus-minus signs, ``∞``, ``n/a`` for NaN."""
     if math.isnan(value):
         return "n/a"
-    text = format_score(metric, value, sd).removesuffix(" dB").replace(" +- ", " ± ").replace("inf", "∞")
+    text = get(metric).text(value, sd, unit=False).replace(" +- ", " ± ").replace("inf", "∞")
     return text.replace("-", "−")
 
 
@@ -104,32 +92,32 @@ def short(value: float) -> str:
 
 def column(metric: str) -> Column:
     """Title with unit and the direction in which a metric is better."""
-    title, higher = _TITLES.get(metric, metric.replace("_", " ")), direction(metric)
-    if higher is None:
-        return Column(metric, title, "", "")
-    return Column(metric, title, *(("↑", "higher is better") if higher else ("↓", "lower is better")))
+    known = get(metric)
+    title = known.title or metric.replace("_", " ")
+    return Column(metric, f"{title} ({known.unit})" if known.unit else title, *ARROWS[known.better])
 
 
 def tables(rows: Rows) -> list[Table]:
     """One table for each contrast, protocol and region, in order of first appearance."""
     found = []
-    parts: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    parts: dict[tuple[str, str, str], list[Score]] = {}
     for row in rows:
-        metric, region = split_metric(row["metric"])
-        parts.setdefault((row["contrast"], row["protocol"], region), []).append({**row, "metric": metric})
+        parts.setdefault((row.contrast, row.protocol, row.region), []).append(row)
     for (contrast, protocol, region), own in parts.items():
         mine = summarise(own)
         metrics = tuple(dict.fromkeys(row["metric"] for row in mine))
         known = PROTOCOLS.get(protocol)
-        subjects = len({person(row) for row in own})
+        subjects = len({row.subject for row in own})
         heads = tuple(column(metric) for metric in metrics)
-        words = known.words if known and not region else ""
+        words = known.words if known and region in known.regions else ""
         means, cases = _means(mine, own, metrics), _cases(own, metrics)
-        found.append(Table(contrast, protocol, words, subjects, heads, means, cases, region))
+        found.append(
+            Table(contrast, protocol, words, subjects, heads, means, cases, "" if region == own_region(protocol) else region)
+        )
     return found
 
 
-def _means(summary: Rows, rows: Rows, metrics: Sequence[str]) -> tuple[Line, ...]:
+def _means(summary: Sequence[Mapping[str, Any]], rows: Rows, metrics: Sequence[str]) -> tuple[Line, ...]:
     """A line for each method; the best mean of each metric is marked where there are methods to compare."""
     methods = list(dict.fromkeys(row["method"] for row in summary))
     found = {(row["method"], row["metric"]): row for row in summary}
@@ -149,7 +137,7 @@ def _means(summary: Rows, rows: Rows, metrics: Sequence[str]) -> tuple[Line, ...
 
 def _mean_cell(row: Mapping[str, Any], best: Mapping[str, float], rows: Rows) -> Cell:
     metric = row["metric"]
-    own = [each for each in rows if (each["method"], each["metric"]) == (row["method"], metric)]
+    own = [each for each in rows if (each.method, each.metric) == (row["method"], metric)]
     values = list(subject_values(own)[row["method"]].values())
     return Cell(number(metric, row["mean"], row["sd"]), best.get(metric) == row["mean"], _interval(metric, values))
 
@@ -163,10 +151,10 @@ def _interval(metric: str, values: Sequence[float]) -> str:
 
 def _cases(rows: Rows, metrics: Sequence[str]) -> tuple[Line, ...]:
     """A line for each case and method."""
-    values = {(row["case"], row["method"], row["metric"]): float(row["value"]) for row in rows}
+    values = {(row.case, row.method, row.metric): row.value for row in rows}
     lines = []
-    for case in dict.fromkeys(row["case"] for row in rows):
-        methods = list(dict.fromkeys(row["method"] for row in rows if row["case"] == case))
+    for case in dict.fromkeys(row.case for row in rows):
+        methods = list(dict.fromkeys(row.method for row in rows if row.case == case))
         for i, method in enumerate(methods):
             cells = tuple(Cell(number(metric, values.get((case, method, metric), math.nan))) for metric in metrics)
             lines.append(Line(method, cells, case if i == 0 else "", len(methods) if i == 0 else 0))
@@ -175,9 +163,9 @@ def _cases(rows: Rows, metrics: Sequence[str]) -> tuple[Line, ...]:
 
 def main_protocol(rows: Rows, contrast: str) -> str:
     """The protocol by which methods and cases of a contrast are ranked: masked-volume, else the first with a PSNR, else any."""
-    own = [row for row in rows if row["contrast"] == contrast]
-    named = list(dict.fromkeys(row["protocol"] for row in own if row["metric"] == "psnr")) or [own[0]["protocol"]]
-    return "masked-volume" if "masked-volume" in named else str(named[0])
+    own = [row for row in rows if row.contrast == contrast]
+    named = list(dict.fromkeys(row.protocol for row in main_scores(own, "psnr"))) or [own[0].protocol]
+    return "masked-volume" if "masked-volume" in named else named[0]
 
 
 def _count(n: int, word: str) -> str:
@@ -187,8 +175,8 @@ def _count(n: int, word: str) -> str:
 def summary_words(rows: Rows) -> list[str]:
     """Sentences that say which method is best, by how much, on how many subjects, under which protocol."""
     sentences: list[str] = []
-    for contrast in dict.fromkeys(row["contrast"] for row in rows):
-        if not any(row["contrast"] == contrast and row["metric"] == "psnr" for row in rows):
+    for contrast in dict.fromkeys(row.contrast for row in rows):
+        if not any(row.contrast == contrast for row in main_scores(rows, "psnr")):
             sentences.append(f"{contrast}: no PSNR was computed, so the methods are not ranked; see the table.")
             continue
         sentences += _ranking(rows, contrast, main_protocol(rows, contrast))
@@ -197,7 +185,7 @@ def summary_words(rows: Rows) -> list[str]:
 
 def _ranking(rows: Rows, contrast: str, protocol: str) -> list[str]:
     """The sentences of one contrast."""
-    own = [row for row in rows if (row["contrast"], row["protocol"], row["metric"]) == (contrast, protocol, "psnr")]
+    own = [row for row in main_scores(rows, "psnr") if (row.contrast, row.protocol) == (contrast, protocol)]
     summary = [row for row in summarise(own) if not math.isnan(row["mean"])]
     if not summary:
         return [f"{contrast}: no PSNR is defined, so the methods are not ranked; see the table."]
