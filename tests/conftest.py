@@ -16,6 +16,33 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 SUBJECTS, SPACING = 5, 4
 
 
+#: `make quick` leaves out what trains networks or calls the command line in processes of its own, but for tests marked quick
+LONG_FILES = (
+    "test_cli", "test_crossval", "test_experiment", "test_extend", "test_maps", "test_method_", "test_methods", "test_report",
+    "test_subsets", "test_train",
+)  # fmt: skip
+LONG_FIXTURES = {"synthmr", "phantom", "hinet_run", "linear_run"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="some of every layer, in less than three minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--quick"):
+        return
+
+    def is_long(item: pytest.Item) -> bool:
+        if item.get_closest_marker("quick"):
+            return False
+        fixtures = LONG_FIXTURES & set(getattr(item, "fixturenames", ()))
+        return bool(item.get_closest_marker("slow") or fixtures or item.path.name.startswith(LONG_FILES))
+
+    long = [item for item in items if is_long(item)]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in set(long)]
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache folder of this test session, so that no user's cache is read or written."""

@@ -211,7 +211,7 @@ def test_cross_validation(call: Call, data: Path, tmp_path: Path) -> None:
     out, err = call(*words)
     assert "protocol masked-volume" in out and "fold 2 of 2 is trained" in err and "the data bring a split" in err
     out, err = call("-q", *words, "--json", "--protocol", "whole-volume", "--protocol", "masked-volume")
-    rows = loads(out)
+    rows = loads(out)["scores"]
     assert err == "" and {row["protocol"] for row in rows} == {"whole-volume", "masked-volume"}
     assert len({row["case"] for row in rows}) == 6
     assert {(row["protocol"], row["region"]) for row in rows} == {("whole-volume", "whole"), ("masked-volume", "brain")}
@@ -257,7 +257,7 @@ def test_subsets(call: Call, data: Path, linear: Path, tmp_path: Path) -> None:
     assert "subsets, imt2020, test" in out and "change of psnr" in out and "2 of 2" in out and "subsets.png" in err
     assert (tmp_path / "subsets.png").stat().st_size > 5000 and (tmp_path / "subsets.csv").is_file()
     out, err = call("-q", *words, "--json")
-    rows = loads(out)
+    rows = loads(out)["scores"]
     assert err == "" and {row["method"] for row in rows} == {f"a run each: {name}" for name in ("T1w", "T2w", "T1w+T2w")}
     assert not (linear / "subsets.csv").exists()
 

@@ -16,10 +16,12 @@ from experiment_data import config, make_cohort
 from synthmr import pipeline
 from synthmr.case import PreparedCase
 from synthmr.errors import DataError, UsageError
-from synthmr.evaluate.table import read_metrics
+from synthmr.evaluate.scores import read_scores
 from synthmr.experiment import layout, page
-from synthmr.predict import predictor
-from synthmr.predict.predictor import PredictSettings, tile_borders
+from synthmr.predict.engine import tile_borders
+from synthmr.predict.prediction import Prediction
+from synthmr.predict.predictor import Predictor
+from synthmr.predict.settings import PredictSettings
 from synthmr.predictions import Kept, predictions, tissue_labels
 from synthmr.report import html
 from synthmr.report.run_page import known_data, write_report
@@ -87,14 +89,14 @@ def _error(call, kind):  # type: ignore[no-untyped-def]
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the cases that were predicted, one a call of `predict_case`; pages get no drawings, which take long, and no date."""
-    real, calls = predictor.predict_case, []
+    """Names of the cases that were predicted, one a call of a predictor; pages get no drawings, which take long, and no date."""
+    real, calls = Predictor.__call__, []
 
-    def count(method: Any, prepared: PreparedCase, *words: Any, **more: Any) -> dict[str, np.ndarray]:
+    def count(self: Predictor, prepared: PreparedCase, *words: Any, **more: Any) -> Prediction:
         calls.append(prepared.name)
-        return real(method, prepared, *words, **more)
+        return real(self, prepared, *words, **more)
 
-    monkeypatch.setattr(predictor, "predict_case", count)
+    monkeypatch.setattr(Predictor, "__call__", count)
     monkeypatch.setattr(html, "case_picture", lambda case, scale: html.Picture(case.name, "", "", b""))
     monkeypatch.setattr(html, "_slices", lambda case: {})
     monkeypatch.setattr(html, "_strips", lambda rows: [])
@@ -116,16 +118,14 @@ def _trained(root: Path, tests: int, cache: Path) -> tuple[Path, list[Path]]:
 
 def _page_of_two_passes(path: Path, runs: list[Path], data: Path, notes: list[str]) -> str:
     """The page that scores and predictions make when every case is predicted for each of them."""
-    rows = pipeline.evaluate(runs, data)
+    rows = pipeline.evaluate(runs, data).rows
     title = "linear, copy: T1w, T2w to FLAIR"
     write_report(path, runs, data, "test", rows, title, "synthmr report", notes, figures=predictions(runs, data))
     return path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("tests", "again"), [(2, 0), (7, 5)])
-def test_a_report_predicts_no_case_twice_that_it_does_not_show(
-    tests: int, again: int, counted: list[str], cache: Path, tmp_path: Path
-) -> None:
+def test_a_report_predicts_no_case_twice(tests: int, again: int, counted: list[str], cache: Path, tmp_path: Path) -> None:
     data, runs = _trained(tmp_path, tests, cache)
     names = [f"P{number:02}" for number in range(4, tests + 4)]
     counted.clear()
@@ -136,9 +136,9 @@ def test_a_report_predicts_no_case_twice_that_it_does_not_show(
     first, second = counted[: 2 * tests], counted[2 * tests :]
     assert first == [name for name in names for _ in runs]
     assert ticks == [(done, tests) for done in range(1, tests + 1)] + [(done, again) for done in range(1, again + 1)]
-    rows = pipeline.evaluate(runs, data)
+    rows = pipeline.evaluate(runs, data).rows
     chosen = html.chosen_cases(rows)
-    assert second == [name for name in names if name in (chosen or ()) for _ in runs] and len(second) == again * len(runs)
+    assert not second and len([name for name in names if name in (chosen or ())]) == again  # what it shows again was kept
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert set(re.findall(r"<h3>(P\d+)</h3>", text)) == (chosen or set(names))
     assert text == _page_of_two_passes(tmp_path / "b.html", runs, data, [row["text"] for row in pipeline.compare(rows)])
@@ -182,9 +182,9 @@ def test_reopening_gives_what_running_gave(experiment: Path) -> None:
 
 def test_scores_by_tissue(linear_run: Path, phantom: Path) -> None:
     pattern = "derivatives/phantom/{case}/tissue.nii.gz"
-    rows = pipeline.evaluate([linear_run], phantom, metrics=["mae"], regions=True, tissue=pattern)
-    values = {row["metric"]: row["value"] for row in rows}
-    assert {"mae@csf", "mae@gm", "mae@wm", "slice_jump@axial", "false_bright@brain"} <= set(values)
+    rows = pipeline.evaluate([linear_run], phantom, metrics=["mae"], regions=True, tissue=pattern).rows
+    found = {(row.region, row.metric) for row in rows}
+    assert found >= {("csf", "mae"), ("gm", "mae"), ("wm", "mae"), ("axial", "slice_jump"), ("brain", "false_bright")}
     (predicted,) = predictions([linear_run], phantom)
     labels = tissue_labels(phantom, pattern, predicted.prepared)
     assert labels.shape == predicted.prepared.mask.shape and set(np.unique(labels)) == {0, 1, 2, 3}
@@ -205,8 +205,8 @@ def test_tile_borders_are_where_tiles_end(linear_run: Path, phantom: Path) -> No
     assert tile_borders((40, 50, 30), "sagittal", tiles)[0] == ()
     assert tile_borders((20, 20, 20), "axial", tiles) == ((), (), ())  # one tile
     settings = pipeline.predict_settings("patches", 16, 0.25)
-    rows = pipeline.evaluate([linear_run], phantom, settings=settings, metrics=["mae"], regions=True)
-    (seam,) = [row["value"] for row in rows if row["metric"] == "seam@brain"]
+    rows = pipeline.evaluate([linear_run], phantom, settings=settings, metrics=["mae"], regions=True).rows
+    (seam,) = [row.value for row in rows if (row.region, row.metric) == ("brain", "seam")]
     assert 0.5 < seam < 1.5  # a method that looks at single voxels makes no seams
 
 
@@ -223,7 +223,7 @@ def test_a_table_of_a_paper_at_scale_tiny(synthmr: Run, tmp_path: Path) -> None:
     table = json.loads((out / "table.json").read_text())
     assert len(table["rows"]) == 6 and all(set(row["here"]) == {"psnr", "nmse", "ssim"} for row in table["rows"])
     assert [claim["verdict"] for claim in table["claims"]] and all(claim["subjects"] >= 1 for claim in table["claims"])
-    assert {row["method"] for row in read_metrics(out / "scores.csv")} == {row["row"] for row in table["rows"]}
+    assert {row.method for row in read_scores(out / "scores.csv")} == {row["row"] for row in table["rows"]}
     assert len(list((out / "cells").iterdir())) == 6
     text = (out / "table.md").read_text()
     assert "25.05 +- 1.32 dB" in text and "shows that the table runs" in text

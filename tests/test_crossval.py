@@ -84,7 +84,7 @@ def test_another_protocol_scores_again_and_trains_nothing(
     monkeypatch.setattr(pipeline, "train", refuse)
     before = (done / "metrics.csv").read_bytes()
     rows, _ = validate(data, done, cache, protocols=["whole-volume"])
-    assert {row["protocol"] for row in rows} == {"whole-volume"} and len({row["case"] for row in rows}) == 6
+    assert {row.protocol for row in rows} == {"whole-volume"} and len({row.case for row in rows}) == 6
     validate(data, done, cache)  # the first scores are still there
     assert (done / "metrics.csv").read_bytes() == before
 
@@ -139,20 +139,20 @@ def test_the_split_of_the_data_is_told_and_not_used(cache: Path, tmp_path: Path)
     data = make_cohort(tmp_path / "data", 4, splits=parts)
     rows, watch = validate(data, tmp_path / "cv", cache, 2)
     assert any("the data bring a split" in line for line in watch.said)
-    assert sorted({row["case"] for row in rows}) == ["P01", "P02", "P03", "P04"]
+    assert sorted({row.case for row in rows}) == ["P01", "P02", "P03", "P04"]
 
 
 def test_cases_that_lack_a_contrast_are_told(data: Path, cache: Path, tmp_path: Path) -> None:
     rows, watch = validate(data, tmp_path / "cv", cache, 2, config("linear", "T1w,T1ce"))
     assert [line for line in watch.said if line.startswith("left out")] == ["left out: P06: has no T1ce"]
-    assert sorted({row["case"] for row in rows}) == [f"P0{i}" for i in range(1, 6)]
+    assert sorted({row.case for row in rows}) == [f"P0{i}" for i in range(1, 6)]
     assert not any("bring a split" in line for line in watch.said)
 
 
 def test_sessions_stay_together(cache: Path, tmp_path: Path) -> None:
     data = make_cohort(tmp_path / "data", 4, sessions=2)
     rows, _ = validate(data, tmp_path / "cv", cache, 4)
-    assert len({row["case"] for row in rows}) == 8
+    assert len({row.case for row in rows}) == 8
     for fold in range(1, 5):
         test = RunFolder.open(tmp_path / "cv" / f"fold-{fold}" / "run").split.test
         assert len(test) == 2 and len({name[:3] for name in test}) == 1
@@ -174,7 +174,7 @@ def test_an_interrupted_one_goes_on(data: Path, cache: Path, tmp_path: Path, mon
     folds = (out / "folds.tsv").read_bytes()
     rows, watch = validate(data, out, cache)
     assert watch.trained == ["linear, fold 2 of 3", "linear, fold 3 of 3"]
-    assert (out / "folds.tsv").read_bytes() == folds and len({row["case"] for row in rows}) == 6
+    assert (out / "folds.tsv").read_bytes() == folds and len({row.case for row in rows}) == 6
 
 
 def test_a_fold_of_another_process_is_left_to_it(data: Path, cache: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_fold_of_another_process_is_left_to_it(data: Path, cache: Path, tmp_pa
     assert (out / "fold-3" / "run" / "run.json").is_file() and not (out / "metrics.csv").exists()
     lock.unlink()
     rows, watch = validate(data, out, cache)
-    assert watch.trained == ["linear, fold 2 of 3"] and len({row["case"] for row in rows}) == 6
+    assert watch.trained == ["linear, fold 2 of 3"] and len({row.case for row in rows}) == 6
 
 
 def test_folds_that_were_changed_are_refused(data: Path, cache: Path, tmp_path: Path) -> None:

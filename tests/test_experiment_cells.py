@@ -234,7 +234,7 @@ def test_an_extension_keeps_the_split_of_its_cell(data: Path, cache: Path, tmp_p
     assert watch.trained[2:] == ["row, T1ce added"] and folder.info["status"] == "finished"
     # both targets are scored
     rows = score_cell(extended, data, tmp_path, Scoring(("masked-volume",)))
-    assert {(row["case"], row["contrast"]) for row in rows} == {(c, t) for c in ("P01", "P02") for t in ("FLAIR", "T1ce")}
+    assert {(row.case, row.contrast) for row in rows} == {(c, t) for c in ("P01", "P02") for t in ("FLAIR", "T1ce")}
 
 
 def test_names_of_cells() -> None:
@@ -287,8 +287,8 @@ def test_every_way_of_scoring_is_computed_once(cell: Path, data: Path, monkeypat
     assert len(calls) == len(ways) == len(list(cell.glob("scores-*.csv")))
     monkeypatch.setattr(pipeline, "evaluate", refuse)
     assert [score_cell(cell / "run", data, cell, way) for way in ways] == found
-    assert {row["case"] for row in found[0]} == {"P05", "P06"} and {row["case"] for row in found[2]} == {"P04", "P05", "P06"}
-    assert {row["protocol"] for row in found[1]} == {"whole-volume", "masked-volume"}
+    assert {row.case for row in found[0]} == {"P05", "P06"} and {row.case for row in found[2]} == {"P04", "P05", "P06"}
+    assert {row.protocol for row in found[1]} == {"whole-volume", "masked-volume"}
     # a protocol that says something else under the same name is another one
     own.write_text("name: mine\nmetrics: [mae]\n")
     with pytest.raises(Called):

@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from experiment_data import table
+from synthmr.evaluate.scores import Score, own_region
 from synthmr.experiment import layout
 from synthmr.experiment.layout import AGAINST, HELD, LEANING, LEVEL, REVERSED, UNKNOWN, Verdict, verdicts
 from synthmr.experiment.runner import Options, Outcome, plan
@@ -26,10 +27,9 @@ BASE = RNG.normal(25, 2, 6)
 NOISE = RNG.normal(0, 0.2, 6)
 
 
-def score_rows(values: Mapping[str, Sequence[float]], protocol: str, cases: Sequence[str]) -> list[dict[str, Any]]:
-    head = {"method": "x", "contrast": "FLAIR", "protocol": protocol}
+def score_rows(values: Mapping[str, Sequence[float]], protocol: str, cases: Sequence[str]) -> list[Score]:
     return [
-        {**head, "case": case, "metric": metric, "value": float(value)}
+        Score(case, "", "x", "FLAIR", protocol, own_region(protocol), metric, value)
         for metric, each in values.items()
         for case, value in zip(cases, each, strict=False)
     ]
@@ -180,7 +180,7 @@ def test_sessions_are_one_subject() -> None:
         ("", name): score_rows({"psnr": each}, "masked-volume", cases)
         for name, each in (("A", [1, 3, 5, 7, 9, 13]), ("B", [0, 0, 1, 1, 2, 2]))
     }
-    named = {key: [{**row, "subject": row["case"][:2]} for row in rows] for key, rows in scores.items()}
+    named = {key: [replace(row, subject=row.case[:2]) for row in rows] for key, rows in scores.items()}
     empty = outcome_of(experiment, {})
     outcome = replace(empty, scores=named)
     assert layout.values(outcome, ("", "A"), "psnr") == {"P0": 2.0, "P1": 6.0, "P2": 11.0}
@@ -247,17 +247,7 @@ def test_a_metric_that_a_row_lacks_is_told(more: dict[str, Any], scores: dict[st
 def test_segmentation_has_its_own_protocol() -> None:
     experiment = table(A, B, metrics=["dice_WT"], protocol="mafnet", claims=[claims("B", metric="dice_WT")])
     rows = {
-        ("", name): [
-            {
-                "case": f"P{i}",
-                "method": "x",
-                "contrast": "segmentation",
-                "protocol": "brats-regions",
-                "metric": "dice_WT",
-                "value": v,
-            }
-            for i, v in enumerate(each)
-        ]
+        ("", name): [Score(f"P{i}", "", "x", "segmentation", "brats-regions", "brain", "dice_WT", v) for i, v in enumerate(each)]
         for name, each in (("A", [0.8, 0.9, 0.7]), ("B", [0.5, 0.4, 0.6]))
     }
     outcome = replace(outcome_of(experiment, {}), scores=rows)

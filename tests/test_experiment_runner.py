@@ -13,7 +13,7 @@ import pytest
 from experiment_data import PARTS, SMALL, Live, Watch, make_cohort, one_line, table
 from synthmr import pipeline
 from synthmr.errors import DataError, UsageError
-from synthmr.evaluate.table import read_metrics
+from synthmr.evaluate.scores import read_scores
 from synthmr.experiment import runner
 from synthmr.experiment.runner import Options, Outcome, plan, run, substitutions
 from synthmr.experiment.spec import Experiment
@@ -51,7 +51,7 @@ def go(
 
 def cases_of(outcome: Outcome) -> dict[str, list[str]]:
     """Row -> its cases."""
-    return {name: sorted({row["case"] for row in rows}) for (_, name), rows in outcome.scores.items()}
+    return {name: sorted({row.case for row in rows}) for (_, name), rows in outcome.scores.items()}
 
 
 # --- options and plans --------------------------------------------------------------------------------------------------
@@ -171,12 +171,12 @@ def test_rows_are_scored_under_both_protocols(ran: Path, data: Path, cache: Path
     outcome, watch = go(table(LINEAR, COPY, protocol="whole-volume"), data, ran, cache)
     assert watch.trained == []  # another protocol scores again, and trains nothing
     for rows in outcome.scores.values():
-        assert {row["protocol"] for row in rows} == {"whole-volume", "masked-volume"}
+        assert {row.protocol for row in rows} == {"whole-volume", "masked-volume"}
     assert cases_of(outcome) == {"linear": ["P05", "P06"], "copy": ["P05", "P06"]}
     assert outcome.data == "cohort: 6 cases of 6 subjects" and outcome.failed == {}
-    rows = read_metrics(ran / "scores.csv")
-    assert {row["method"] for row in rows} == {"linear", "copy"}
-    psnr = {row["method"]: row["value"] for row in rows if (row["case"], row["metric"]) == ("P05", "psnr")}
+    rows = read_scores(ran / "scores.csv")
+    assert {row.method for row in rows} == {"linear", "copy"}
+    psnr = {row.method: row.value for row in rows if (row.case, row.metric) == ("P05", "psnr")}
     assert psnr["linear"] > psnr["copy"]  # the cohort's FLAIR is linear in T1w and T2w
 
 
@@ -243,9 +243,9 @@ def test_one_configuration_trains_once(data: Path, cache: Path, tmp_path: Path) 
     outcome, watch = go(experiment, data, tmp_path, cache, steps=1)
     assert watch.trained == ["both"] and len(list((tmp_path / "cells").iterdir())) == 1
     assert len(list(tmp_path.rglob("scores-*.csv"))) == 3
-    values = {name: [row["value"] for row in rows if row["metric"] == "psnr"] for (_, name), rows in outcome.scores.items()}
+    values = {name: [row.value for row in rows if row.metric == "psnr"] for (_, name), rows in outcome.scores.items()}
     assert values["both"] == values["again"] and len({tuple(each) for each in values.values()}) == 3
-    assert {row["method"] for row in outcome.scores["other", "again"]} == {"other: again"}
+    assert {row.method for row in outcome.scores["other", "again"]} == {"other: again"}
 
 
 def test_an_interrupted_table_goes_on(data: Path, cache: Path, tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_folds_test_every_subject_once_in_every_row(uneven: Path, cache: Path, t
     outcome, watch = go(MIXED, uneven, tmp_path, cache, folds=2)
     assert watch.trained == [f"{row}, fold {fold} of 2" for row in ("T2w", "T1ce") for fold in (1, 2)]
     for rows in outcome.scores.values():
-        assert sorted(row["case"] for row in rows if row["metric"] == "psnr") == ["P01", "P03", "P04", "P06", "P07"]
+        assert sorted(row.case for row in rows if row.metric == "psnr") == ["P01", "P03", "P04", "P06", "P07"]
     folds = {row["case"]: row["fold"] for row in csv.DictReader((tmp_path / "folds.tsv").read_text().splitlines(), delimiter="\t")}
     for folder in (tmp_path / "cells").iterdir():
         for fold in "12":
@@ -410,7 +410,7 @@ def test_folds_ignore_the_split_of_the_data_and_keep_sessions_together(cache: Pa
     data = make_cohort(tmp_path / "data", 4, sessions=2)
     outcome, _ = go(table(COPY), data, tmp_path / "out", cache, folds=4)
     assert len(cases_of(outcome)["copy"]) == 8 and outcome.data == "data: 8 cases of 4 subjects"
-    assert {row["subject"] for rows in outcome.scores.values() for row in rows if row["case"] == "P03_visit2"} == {"P03"}
+    assert {row.subject for rows in outcome.scores.values() for row in rows if row.case == "P03_visit2"} == {"P03"}
 
 
 def test_more_folds_than_subjects(data: Path, cache: Path, tmp_path: Path) -> None:

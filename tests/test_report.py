@@ -21,6 +21,7 @@ import pytest
 
 from helpers import write_case
 from synthmr.errors import DataError, UsageError
+from synthmr.evaluate.scores import Score, own_region
 from synthmr.evaluate.statistics import bootstrap_interval
 from synthmr.report import html
 from synthmr.report.curves import learning_curve, series
@@ -329,11 +330,12 @@ def test_learning_curve_draws_both_and_none_where_there_is_none() -> None:
 # --- words and tables ---
 
 
-def score_rows(values: dict[str, list[float]], metric: str = "psnr", protocol: str = "masked-volume") -> list[dict[str, Any]]:
+def score_rows(
+    values: dict[str, list[float]], metric: str = "psnr", protocol: str = "masked-volume", region: str = ""
+) -> list[Score]:
+    where = ("FLAIR", protocol, region or own_region(protocol), metric)
     return [
-        {"case": f"sub-{i:02d}", "method": method, "contrast": "FLAIR", "protocol": protocol, "metric": metric, "value": value}
-        for method, numbers in values.items()
-        for i, value in enumerate(numbers)
+        Score(f"sub-{i:02d}", "", method, *where, value) for method, numbers in values.items() for i, value in enumerate(numbers)
     ]
 
 
@@ -369,9 +371,8 @@ def test_summary_of_one_method_one_subject_no_psnr_and_no_rows() -> None:
 
 
 def test_sessions_of_one_subject_count_once() -> None:
-    rows = score_rows(SCORES)
-    for row in rows:
-        row["case"] = {"sub-00": "sub-00_ses-1", "sub-01": "sub-00_ses-2"}.get(row["case"], row["case"])
+    sessions = {"sub-00": "sub-00_ses-1", "sub-01": "sub-00_ses-2"}
+    rows = [replace(row, case=sessions.get(row.case, row.case), subject="") for row in score_rows(SCORES)]
     table = tables(rows)[0]
     assert table.subjects == 2
     expected = [(16.0 + 14.5) / 2, 16.75]
@@ -402,14 +403,14 @@ def test_intervals_stand_where_three_subjects_have_finite_scores() -> None:
     assert table.intervals
     assert not tables(score_rows({"a": [10.0, 12.5]}))[0].intervals
     # sessions of one subject are no further subjects
-    rows = score_rows({"a": [1.0, 2.0, 3.0]})
-    rows[1]["case"], rows[2]["case"] = "sub-01_ses-1", "sub-01_ses-2"
+    cases = ("sub-00", "sub-01_ses-1", "sub-01_ses-2")
+    rows = [replace(row, case=case, subject="") for row, case in zip(score_rows({"a": [1.0, 2.0, 3.0]}), cases, strict=True)]
     assert not tables(rows)[0].intervals
 
 
 def test_regions_have_tables_of_their_own() -> None:
-    rows = score_rows({"a": [10.0, 12.0], "b": [9.0, 13.5]}) + score_rows({"a": [1.0, 2.0], "b": [3.0, 4.0]}, "psnr@lesion")
-    rows += score_rows({"a": [1.0, 2.0], "b": [0.5, 0.6]}, "false_bright_ml@slices") + score_rows(
+    rows = score_rows({"a": [10.0, 12.0], "b": [9.0, 13.5]}) + score_rows({"a": [1.0, 2.0], "b": [3.0, 4.0]}, region="lesion")
+    rows += score_rows({"a": [1.0, 2.0], "b": [0.5, 0.6]}, "false_bright_ml", region="slices") + score_rows(
         {"a": [30.0, 31.0]}, "structure_psnr"
     )
     found = tables(rows)
@@ -417,7 +418,7 @@ def test_regions_have_tables_of_their_own() -> None:
     assert [[head.title for head in table.columns] for table in found] == [
         ["PSNR (dB)", "structure PSNR (dB)"],
         ["PSNR (dB)"],
-        ["false bright ml"],
+        ["false bright (ml)"],
     ]
     assert [table.structure for table in found] == [True, False, False]
     assert found[1].means[1].cells[0].text == "3.50 ± 0.71" and found[1].means[1].cells[0].best
@@ -506,8 +507,7 @@ EVIL = 'sub-<script>alert(1)</script>&"x"'
 def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
     rows = score_rows(SCORES) + score_rows({name: [v + 8 for v in values] for name, values in SCORES.items()}, protocol="hinet2020")
     rows += score_rows({name: [v / 100 for v in values] for name, values in SCORES.items()}, metric="mae")
-    for row in rows:
-        row["case"] = row["case"].replace("sub-01", EVIL)
+    rows = [replace(row, case=row.case.replace("sub-01", EVIL), subject="") for row in rows]
     report = ReportData(
         title="a <b>title</b> & more",
         command="synthmr demo --out 'x<y'",

@@ -13,6 +13,7 @@ import pytest
 from matplotlib import colormaps
 
 from browser import Browser, find_chromium
+from synthmr.evaluate.scores import Score
 from synthmr.report.html import ReportData, write_report
 from synthmr.report.views import FigureCase, brain_box, error_top, window
 
@@ -51,12 +52,8 @@ CASE = make_case("sub-01")
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     figures = [make_case("sub-</script>0002"), CASE]
-    head = {"contrast": "FLAIR", "protocol": "masked-volume", "metric": "psnr"}
-    rows = [
-        {**head, "case": case.name, "method": method, "value": score["psnr"]}
-        for case in figures
-        for method, score in case.scores.items()
-    ]
+    where = ("FLAIR", "masked-volume", "brain", "psnr")
+    rows = [Score(case.name, "", method, *where, score["psnr"]) for case in figures for method, score in case.scores.items()]
     return write_report(tmp_path_factory.mktemp("page") / "a report.html", ReportData("Report", "synthmr report", rows, figures))
 
 

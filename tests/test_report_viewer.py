@@ -233,8 +233,8 @@ def test_slice_figure_shows_a_line_a_method_and_the_lesion() -> None:
 
 def test_subject_values_average_sessions_and_leave_out_what_is_not_finite() -> None:
     rows = score_rows({"a": [10.0, 12.0, 20.0], "b": [math.inf, math.nan, 1.0], "c": [math.inf] * 3})
-    for row in rows:
-        row["case"] = {"sub-00": "sub-00_ses-1", "sub-01": "sub-00_ses-2"}.get(row["case"], row["case"])
+    sessions = {"sub-00": "sub-00_ses-1", "sub-01": "sub-00_ses-2"}
+    rows = [replace(row, case=sessions.get(row.case, row.case), subject="") for row in rows]
     assert subject_values(rows, "FLAIR", "masked-volume", "psnr") == {"a": {"sub-00": 11.0, "sub-02": 20.0}, "b": {"sub-02": 1.0}}
     assert subject_values(rows, "T1w", "masked-volume", "psnr") == {}
 
