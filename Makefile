@@ -1,10 +1,10 @@
-# make demo | test | lint: each sets up everything itself in .venv with the exact versions of constraints.txt.
+# make demo | quick | test | lint: each sets up everything itself in .venv with the exact versions of constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo quick test lint format clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -13,6 +13,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/synthmr demo
+
+# some of every layer, below three minutes on two cores
+quick: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quick -n 2 --dist loadfile
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

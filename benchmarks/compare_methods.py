@@ -116,7 +116,7 @@ def measure_grey(run: Path, data: Path) -> dict[str, dict[str, dict[str, float]]
         for name, each in cases.items():
             truth = each.truth[each.mask].astype(float)
             grey = replace(each, prediction=np.full_like(each.prediction, brightness))
-            found[part][name] = {**score(grey, protocol), "structure": decibel(truth - truth.mean())}
+            found[part][name] = {**score(grey, protocol)["brain"], "structure": decibel(truth - truth.mean())}
     return found
 
 
@@ -130,7 +130,7 @@ def measure(run: Path, data: Path) -> dict[str, dict[str, dict[str, float]]]:
             (image,) = predicted.images.values()
             scored = score_input(image, predicted.prepared, predicted.target)
             p, t = (array[scored.mask].astype(float) for array in (scored.prediction, scored.truth))
-            values = {**score(scored, protocol), "structure": decibel(affine_fit(p, t) - t)}
+            values = {**score(scored, protocol)["brain"], "structure": decibel(affine_fit(p, t) - t)}
             for classes, truth in predicted.segmentations.values():
                 values |= score_segmentation(classes, truth, predicted.prepared.spacing)
             found[part][predicted.prepared.name] = values
@@ -151,7 +151,7 @@ def subsets(run: Path, data: Path, parts: Sequence[str] = HELD) -> dict[str, dic
                 given = replace(whole, images=kept)
                 images = predict_case(loaded.method, given, frame=Frame.of(config.sample), brightness=loaded.brightness)
                 image = images[config.targets[0]]
-                value = score(score_input(image, whole, config.targets[0]), protocol)["psnr"]
+                value = score(score_input(image, whole, config.targets[0]), protocol)["brain"]["psnr"]
                 found.setdefault("+".join(names), {})[case.name] = value
     return found
 

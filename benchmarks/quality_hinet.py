@@ -58,7 +58,7 @@ def measure(run: Path, data: Path) -> dict[str, dict[str, dict[str, float]]]:
             (image,) = predicted.images.values()
             scored = score_input(image, predicted.prepared, predicted.target)
             p, t = (array[scored.mask].astype(np.float64) for array in (scored.prediction, scored.truth))
-            values = score(scored, protocol)
+            values = score(scored, protocol)["brain"]
             top = float(np.percentile(t, UPPER))
             p, t = np.clip(p / top, 0, 1), np.clip(t / top, 0, 1)
             voxels[part][predicted.prepared.name] = p, t

@@ -54,7 +54,9 @@ def measure(run: Path, data: Path, target: str) -> tuple[float, dict[str, tuple[
         prepared = prepare_case(case, (*config.sources, target), config.prepare, config.targets, loaded.landmarks)
         plain = predict_case(loaded.method, prepared, frame=Frame.of(config.sample))[target]
         better, _ = correct_brightness(plain, prepared.mask, prepared.normalizers[target], brightness)
-        found[case.name] = tuple(score(score_input(image, prepared, target), protocol)["psnr"] for image in (plain, better))
+        found[case.name] = tuple(
+            score(score_input(image, prepared, target), protocol)["brain"]["psnr"] for image in (plain, better)
+        )
     return (0.0 if brightness is None else brightness.exponent), found
 
 
