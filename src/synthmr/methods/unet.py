@@ -85,15 +85,13 @@ FAST: Mapping[str, Any] = {
 }
 
 
-#: what networks with neighbours and of boxes share: half as wide again, the mean squared error, a rate that falls, and stronger
-#: changes of brightness
+#: what networks with neighbours and of boxes share: half as wide again, the mean squared error, and a rate that falls
 LIGHT: Mapping[str, Any] = {
     **FAST,
     "options.filters": 8,
     "options.loss": "mse",
-    "augment.gain": 0.2,
-    "augment.gamma": 0.6,
     "train.schedule": "cosine",
+    "train.decay_start": 0.3,
 }
 
 
@@ -117,8 +115,9 @@ class UNet(NeuralMethod):
         "2.5d": {
             **LIGHT,
             "options.neighbours": 1,
+            "augment.gain": 0.2,
+            "augment.gamma": 0.6,
             "train.lr": 2e-3,
-            "train.decay_start": 0.3,
             "train.ema": 0.98,
         },
         "3d": {
@@ -126,15 +125,15 @@ class UNet(NeuralMethod):
             "options.dims": 3,
             "options.levels": 3,
             "options.residual": True,
-            "sample.box": (32, 32, 32),
+            # wide, so that a box shows most of a slice, and flat, so that there is time for many
+            "sample.box": (64, 64, 16),
             # at least 2: torch takes a slow path for some three-dimensional convolutions of one image on a CPU
             "sample.batch": 2,
             "augment.rotate": 0.0,
             "augment.scale": 0.0,
             "augment.shift": 0.0,
-            "train.lr": 5e-3,
+            "train.lr": 3e-3,
             "train.warmup": 20,
-            "train.decay_start": 0.2,
             "train.ema": 0.97,
         },
     }
