@@ -95,7 +95,7 @@ class Made:
         names = ("T1w", "T2w", *(("mask",) if self.mask == "file" else ()))
         mask = {"mode": self.mask}
         if self.mask == "file":
-            mask |= {"file": "../case/mask.nii.gz", "sha256": sha256(self.files["mask"])}
+            mask |= {"file": "mask.nii.gz", "path": "../case/mask.nii.gz", "sha256": sha256(self.files["mask"])}
         words = {
             "target_normalizer": self.params,
             "unit_scale": self.units.as_dict(),
@@ -279,6 +279,8 @@ def test_on_the_phantom_score_of_what_synthesize_writes_is_what_evaluate_says(
     said = json.loads(synthmr("-q", "evaluate", run, phantom, "--split", "validation", "--json").stdout)["scores"]
     done = synthmr("score", out, phantom, "--json")
     found = json.loads(done.stdout)["scores"]
+    # the mask is the file that the sidecar names, not the voxels that happen not to be 0
+    assert "is not found" not in done.stderr + done.stdout
     keys = ("case", "subject", "method", "contrast", "protocol", "region", "metric")
     expected = {tuple(row[key] for key in keys): row["value"] for row in said}
     assert {tuple(row[key] for key in keys) for row in found} == set(expected) and "scored as they are" not in done.stderr

@@ -39,7 +39,7 @@ class Own:
         params: the run's parameters of the target's normaliser.
         units: how the run's normalised values become the unit scale.
         factor: of its brightness, about the background.
-        mask: {"mode": file, nonzero or otsu, "file": path}; empty where the sidecar does not say.
+        mask: {"mode": file, nonzero or otsu, "path": as seen from the image}; empty where the sidecar does not say.
         inputs: contrast -> (path as written, checksum) of what went in.
         percentile: of the normaliser.
     """
@@ -138,7 +138,7 @@ def own_mask(own: Own, voxels: Array, turn: Mapping[str, Any]) -> tuple[Array, s
     try:
         if named.get("mode") == "file":
             path, digest = own.inputs.get(MASK, ("", ""))
-            path, digest = str(named.get("file") or path), str(named.get("sha256") or digest)
+            path, digest = str(named.get("path") or path or named.get("file") or ""), str(named.get("sha256") or digest)
             return _volume(own, path, digest, voxels.shape, turn) > 0, ""
         return _made_again(own, str(named.get("mode", "")), voxels.shape, turn), ""
     except DataError as error:
