@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import Run
+from conftest import Run, Verb
 from experiment_data import config, make_cohort
-from synthmr import cli, pipeline
+from synthmr import pipeline
 from synthmr.experiment import spec
 from synthmr.run import RunFolder
 
@@ -55,17 +54,13 @@ Call = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path) -> Call:
+def call(verb: Verb, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Call:
     """The command line in this process; returns standard output and standard error."""
     monkeypatch.setenv("SYNTHMR_CACHE", str(cache))
 
     def run(*words: object, code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["synthmr", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert (stopped.value.code or 0) == code, err
-        return out, err
+        done = verb(*words, code=code)
+        return done.stdout, done.stderr
 
     return run
 

@@ -6,18 +6,15 @@ import csv
 import json
 import math
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from conftest import Run
+from conftest import Run, Verb
 from helpers import write_case
 from score_tables import rows_of, three
-from synthmr import cli, pipeline
+from synthmr import pipeline
 from synthmr.console import Console
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.protocols import PROTOCOLS
@@ -40,24 +37,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     broken[0, 0, 0] = np.nan
     arrays = {"truth": truth, "guess": guess, "mask": mask, "labels": labels, "nan": broken, "short": guess[1:]}
     return write_case(tmp_path_factory.mktemp("pair"), {**arrays, "empty": np.zeros(SHAPE, np.float32)})
-
-
-Verb = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture
-def verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verb:
-    """Call the command line in this process, which saves a second a call: ``verb("score", ...).stdout``."""
-
-    def call(*words: object, code: int = 0) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["synthmr", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out = capsys.readouterr()
-        assert (ended.value.code or 0) == code, out.err
-        return SimpleNamespace(stdout=out.out, stderr=out.err)
-
-    return call
 
 
 def one_line(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import Run
-from synthmr import cli, pipeline
+from conftest import Run, Verb
+from synthmr import pipeline
 from synthmr.case import Case, Cohort
 from synthmr.data.split import Split
 from synthmr.errors import DataError, RunError, UsageError
@@ -124,16 +123,12 @@ Call = Callable[..., str]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path) -> Call:
+def call(verb: Verb, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Call:
     """The command line in this process; returns its one line of error, or what it wrote to standard error."""
     monkeypatch.setenv("SYNTHMR_CACHE", str(cache))
 
     def run(*words: object, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["synthmr", "-q", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        text = capsys.readouterr().err
-        assert (stopped.value.code or 0) == code, text
+        text = verb("-q", *words, code=code).stderr
         assert code == 0 or len(text.strip().splitlines()) == 1, text
         return text
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import Run
-from synthmr import cli, pipeline
+from conftest import Run, Verb
+from synthmr import pipeline
 from synthmr.batch import Batch, Output
 from synthmr.case import PreparedCase
 from synthmr.data.split import Split
@@ -255,19 +254,15 @@ Call = Callable[..., str]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path) -> Call:
+def call(verb: Verb, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Call:
     """The command line in this process; returns its one line of error, or what it wrote."""
     monkeypatch.setenv("SYNTHMR_CACHE", str(cache))
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*words: object, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["synthmr", "-q", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert (stopped.value.code or 0) == code, err
-        assert code == 0 or len(err.strip().splitlines()) == 1, err
-        return out + err
+        done = verb("-q", *words, code=code)
+        assert code == 0 or len(done.stderr.strip().splitlines()) == 1, done.stderr
+        return str(done.stdout + done.stderr)
 
     return call
 

@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import Run
-from synthmr import cli, pipeline
+from conftest import Run, Verb
+from synthmr import pipeline
 from synthmr.batch import Batch
 from synthmr.errors import DataError, UsageError
 from synthmr.methods.milr import FUSIONS, MAX_TURN, Aligner, Milr, MilrOptions, disagreement, fuse, warp
@@ -642,15 +641,11 @@ Call = Callable[..., str]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(verb: Verb) -> Call:
     """The command line in this process: ``call("synthesize", ..., code=2)`` returns what it wrote to standard error."""
 
     def run(*words: object, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["synthmr", "-q", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        text = capsys.readouterr().err
-        assert (stopped.value.code or 0) == code, text
+        text = verb("-q", *words, code=code).stderr
         assert code == 0 or len(text.strip().splitlines()) == 1, text
         return text
 

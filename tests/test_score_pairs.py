@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from conftest import Verb
 from helpers import blob_brain, write_case
-from synthmr import cli, pipeline
+from synthmr import pipeline
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.pairs import Given, find_pairs
 from synthmr.evaluate.scores import read_scores
@@ -175,21 +173,6 @@ def test_words_that_do_not_fit(truths: Path, tmp_path: Path) -> None:
 
 
 # --- the verb -----------------------------------------------------------------------------------------------------------
-
-Verb = Callable[..., SimpleNamespace]
-
-
-@pytest.fixture
-def verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Verb:
-    def call(*words: object, code: int = 0) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["synthmr", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out = capsys.readouterr()
-        assert (ended.value.code or 0) == code, out.err
-        return SimpleNamespace(stdout=out.out, stderr=out.err)
-
-    return call
 
 
 def test_the_verb_prints_regions_as_columns_and_writes_what_compare_reads(verb: Verb, truths: Path, tmp_path: Path) -> None:
