@@ -12,7 +12,7 @@ import errno
 import json
 import threading
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,13 +37,18 @@ Triple = tuple[int, int, int]
 DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile)
 
 
+def out_of_files(error: BaseException) -> bool:
+    """Whether it says that the process, or the system, has no open file left."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
 def damaged(case: str, folder: Path, error: BaseException) -> NoReturn:
     """Say what is wrong with a stored case.
 
     Raises:
         DataError: always; that the process ran out of open files where that is so, else that the case is damaged.
     """
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    if out_of_files(error):
         raise DataError(
             f"this process ran out of open files while it read the stored case {case}: too many are open at once; allow more,"
             " for example with `ulimit -n 4096` before the command."
@@ -68,6 +73,24 @@ def place(begin: Sequence[int], size: Sequence[int], start: Sequence[int], shape
         there.append(slice(low - own, high - own))
         here.append(slice(low - first, high - first))
     return tuple(there), tuple(here)
+
+
+def is_whole(load: Callable[[Path], object], path: Path) -> bool:
+    """Whether a part can be loaded by ``load``; raises OSError where the process ran out of open files."""
+    try:
+        load(path)
+    except DAMAGE as error:
+        if out_of_files(error):
+            raise
+        return False
+    return True
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a part's ``.npz``, and what its text ``about`` says."""
+    with path.open("rb") as stream, _PARSING, np.load(stream, allow_pickle=False) as data:
+        arrays = {name: data[name] for name in data.files}
+    return arrays, json.loads(str(arrays.pop("about")))
 
 
 # --- sets of voxels -----------------------------------------------------------------------------------------------------
@@ -137,24 +160,13 @@ class Bits:
         Raises:
             OSError, ValueError, KeyError, BadZipFile: see `DAMAGE`.
         """
-        with path.open("rb") as stream, _PARSING, np.load(stream, allow_pickle=False) as data:
-            packed, counts, about = data["packed"], data["counts"], json.loads(str(data["about"]))
+        arrays, about = _read(path)
+        packed, counts = arrays["packed"], arrays["counts"]
         start, size = triple(about["start"]), triple(about["size"])
         if packed.shape != (size[2], size[1], -(-size[0] // 8)) or len(counts) != sum(size):
             raise ValueError(f"{path.name} is not of the size that it says")
         x, y, z = np.split(counts, [size[0], size[0] + size[1]])
         return Bits(packed, start, size, (x, y, z), about["about"])
-
-
-def is_whole(kind: type[Bits] | type[Labels], path: Path) -> bool:
-    """Whether a file holds what it should; raises OSError where the process ran out of open files."""
-    try:
-        kind.load(path)
-    except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            raise
-        return False
-    return True
 
 
 def count_in(bits: Bits, plane: str, begin: int, length: int) -> np.ndarray:
@@ -213,9 +225,8 @@ class Labels:
     @staticmethod
     def load(path: Path) -> Labels:
         """Inverse of `save`; raises what `Bits.load` does."""
-        with path.open("rb") as stream, _PARSING, np.load(stream, allow_pickle=False) as data:
-            values, about = data["values"], json.loads(str(data["about"]))
-        return Labels(values, triple(about["start"]), about["about"])
+        arrays, about = _read(path)
+        return Labels(arrays["values"], triple(about["start"]), about["about"])
 
 
 # --- images -------------------------------------------------------------------------------------------------------------
@@ -330,16 +341,11 @@ def open_image(folder: Path) -> Image:
     )
 
 
-def is_image(folder: Path) -> bool:
-    """Whether a whole image is stored there; raises OSError where the process ran out of open files."""
-    try:
-        open_image(folder)
-        Bits.load(folder / "foreground.npz")
-    except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            raise
-        return False
-    return True
+def load_image(folder: Path) -> Image:
+    """Open a stored image and read its foreground too, so that all of it is known to be there; raises what `Bits.load` does."""
+    image = open_image(folder)
+    Bits.load(folder / "foreground.npz")
+    return image
 
 
 def add_head(folder: Path, array: np.ndarray) -> None:

@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,8 @@ from synthmr.data.parts import (
     Labels,
     add_head,
     damaged,
-    is_image,
     is_whole,
+    load_image,
     open_image,
     read_about,
     write_image,
@@ -344,7 +343,7 @@ class _Builder:
         def make(folder: Path) -> None:
             write_image(folder, load_contrast(case, contrast))
 
-        return _placed(cached, target, is_image, make)
+        return _placed(cached, target, load_image, make)
 
     def _label(self, case: Case, word: str, path: Path, key: str, out: Path | None) -> Path:
         from synthmr.io.nifti import load
@@ -358,7 +357,7 @@ class _Builder:
             found = Bits.of(array > 0, about) if word == "mask" else Labels.of(np.rint(array).astype(np.int32), about)
             found.save(file)
 
-        return _placed(cached, target, partial(is_whole, Bits if word == "mask" else Labels), make)
+        return _placed(cached, target, Bits.load if word == "mask" else Labels.load, make)
 
     def _check_grids(self, case: Case, parts: Parts) -> None:
         """Check that all files of a case lie on one grid.
@@ -382,7 +381,7 @@ class _Builder:
 
         for contrast, folder in parts.images.items():
             needed = self.config.mask == "otsu" or (self.config.mask == "auto" and not read_about(folder)["stripped"])
-            if needed and not is_whole(Bits, folder / "head.npz"):
+            if needed and not is_whole(Bits.load, folder / "head.npz"):
                 volume = load_contrast(case, contrast)
                 add_head(folder, orient.apply(volume.array, orient.fit(volume.shape, volume.affine)))
 
@@ -417,9 +416,9 @@ class _Builder:
             brain.facts.save()
 
 
-def _placed(cached: Path, target: Path | None, whole: Callable[[Path], bool], make: Callable[[Path], None]) -> Path:
+def _placed(cached: Path, target: Path | None, load: Callable[[Path], object], make: Callable[[Path], None]) -> Path:
     """The path of a part: in the cache as found or made (again, if it is damaged), or at ``target``, linked or made there."""
-    if whole(cached):
+    if is_whole(load, cached):
         if target is not None:
             _link(cached, target)
         return target or cached
@@ -428,11 +427,11 @@ def _placed(cached: Path, target: Path | None, whole: Callable[[Path], bool], ma
         with atomic(path) as temporary:
             make(temporary)
             # what is damaged makes way only now that its successor is complete: another process may have mended it meanwhile
-            if path.is_dir() and not whole(path):
+            if path.is_dir() and not is_whole(load, path):
                 shutil.rmtree(path, ignore_errors=True)
     except DataError:
         # or made the same: then the rename meets a folder that is just as good
-        if not whole(path):
+        if not is_whole(load, path):
             raise
     return path
 

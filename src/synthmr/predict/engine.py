@@ -193,12 +193,11 @@ class Engine:
         quick = self.settings.quick
         tiles = tiling(mask.shape, self.box, 0.0 if quick else self.settings.overlap)
         whole = _whole(sources, mask, labels, fills, tiles)
-        asked = whole.mask if not quick else _padded(spread_evenly(mask, quick, axis=2), tiles)
-        assert asked is not None
+        asked = spread_evenly(mask, quick, axis=2) if quick else mask
         weights = window(tiles.patch, self.settings.window).to(exact_type(self.device))
         totals: dict[str, Tensor] = {}
         weight = torch.zeros(tiles.padded, dtype=weights.dtype)
-        for places in _filled(tiles, asked[0, 0], self._boxes_at_once()):
+        for places in _filled(tiles, asked, self._boxes_at_once()):
             found = self._forward_boxes(_at(whole, places, tiles), call)
             for number, place in enumerate(places):
                 weight[place] += weights
@@ -237,17 +236,12 @@ def _whole(
 
     return Batch(
         images={name: tensor(np.asarray(image, np.float32), fills[name]) for name, image in sources.items()},
-        mask=_padded(mask, tiles),
+        mask=tensor(mask.astype(np.uint8), 0) > 0,
         segmentation=None if labels is None else tensor(labels.astype(np.int64), 0),
     )
 
 
-def _padded(mask: np.ndarray, tiles: Tiling) -> Tensor:
-    """``(1, 1, X, Y, Z)`` bool."""
-    return pad_far(torch.from_numpy(np.ascontiguousarray(mask).astype(np.uint8))[None, None], tiles.padded) > 0
-
-
-def _filled(tiles: Tiling, mask: Tensor, count: int) -> Iterator[list[tuple[slice, ...]]]:
+def _filled(tiles: Tiling, mask: np.ndarray, count: int) -> Iterator[list[tuple[slice, ...]]]:
     """The places of boxes with anything in the mask ``(X, Y, Z)``, ``count`` at a time."""
     places = [place for place in tiles.places() if bool(mask[place].any())]
     for start in range(0, len(places), count):
