@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 import synthmr
-from synthmr import api
+from synthmr import api, pipeline
 from synthmr.errors import DataError, MissingExtra, UsageError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -154,6 +155,37 @@ def test_index_audit_and_score(phantom: Path, tmp_path: Path) -> None:
     truth = phantom / "sub-005" / "FLAIR.nii.gz"
     found = synthmr.score(truth, truth, mask=phantom / "sub-005" / "mask.nii.gz", metrics="psnr,mae")
     assert {row.metric: row.value for row in found.rows} == {"psnr": float("inf"), "mae": 0.0}
+
+
+def test_sources_that_are_not_named_are_all_but_the_targets(phantom: Path, cache: Path, tmp_path: Path) -> None:
+    settings = ["options.filters=2", "train.images=false"]
+    words: dict[str, Any] = {"steps": 1, "set": settings, "cache": cache, "accelerator": "cpu"}
+    synthmr.train("milr", phantom, target="flair", out=tmp_path / "run", **words)
+    run = synthmr.load(tmp_path / "run")
+    assert run.targets == ("FLAIR",) and "FLAIR" not in run.sources and len(run.sources) > 1
+
+
+def test_a_run_keeps_to_its_device_and_weights(
+    linear_run: Path, hinet_run: Path, phantom: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="--device cuda:9"):
+        synthmr.load(linear_run, device="cuda:9")
+    asked: list[Any] = []
+    monkeypatch.setattr(pipeline, "evaluate", lambda *words, **more: asked.append(more["device"]))
+    synthmr.load(linear_run, device="cpu").evaluate(phantom)
+    synthmr.load(linear_run, device="cpu").evaluate(phantom, device="auto")
+    assert asked == ["cpu", "auto"]
+    last = synthmr.load(hinet_run, which="last")
+    for call in (last.evaluate, lambda data: last.synthesize(data, out="nowhere"), lambda data: last.report("page.html", data)):
+        with pytest.raises(UsageError, match='best weights and this run was loaded with which="last"'):
+            call(phantom)
+
+
+def test_the_dataset_goes_to_other_processes(phantom: Path, cache: Path) -> None:
+    data = synthmr.dataset(phantom, sources="T1w,T2w", target="FLAIR", cache=cache)
+    here, there = data[0], pickle.loads(pickle.dumps(data))[0]
+    for name, image in here["images"].items():
+        assert torch.equal(image, there["images"][name])
 
 
 def test_networks_can_be_exported(hinet_run: Path, linear_run: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import synthmr
 from synthmr import pipeline
 from synthmr.data.phantom import make_phantom
 from synthmr.data.reader import Reader
 from synthmr.data.sampling import Sampler
 from synthmr.data.store import Store
 from synthmr.errors import DataError, UsageError
+from synthmr.experiment.subsets import score_subsets
 from synthmr.run import RunFolder
 
 SUBJECTS = 8
@@ -102,3 +106,34 @@ def test_no_case_with_a_target_says_so(half: Path, tmp_path: Path) -> None:
     config = pipeline.configure("milr", "T1w,T2w", "FLAIR", budget={"steps": 3})
     with pytest.raises(DataError, match=r"0 subjects with a target \(FLAIR\)"):
         pipeline.prepared(copy, config, cache=tmp_path / "cache")
+
+
+def test_no_contrast_is_predicted_from_itself(half: Path, tmp_path: Path) -> None:
+    config = pipeline.configure("milr", "T1w,T2w,FLAIR", "T2w,FLAIR", settings=SMALL, budget={"steps": 2})
+    store, split = pipeline.prepared(half, config, cache=tmp_path / "cache")
+    pipeline.train(config, store, split, tmp_path / "run", accelerator="cpu")
+    how: dict[str, Any] = {"device": "cpu", "keep": False}
+    whole = Path(shutil.copytree(half, tmp_path / "whole"))
+    for case in pipeline.index(half).cases:
+        if "FLAIR" not in case.images:
+            shutil.rmtree(whole / case.name)
+    for given, scored in ((["T1w"], {"T2w", "FLAIR"}), (["T1w", "T2w"], {"FLAIR"}), (["FLAIR"], {"T2w"})):
+        found = pipeline.evaluate([tmp_path / "run"], whole, "all", inputs=given, **how)
+        assert {row.contrast for row in found.rows} == scored, given
+    progress: dict[str, Any] = {"show": lambda title: nullcontext(), "train_show": None, "say": lambda text: None}
+    rows = score_subsets(tmp_path / "run", whole, None, split="all", **progress, **how)
+    assert {(row.method, row.contrast) for row in rows} == {
+        *(("T1w", name) for name in ("T2w", "FLAIR")),
+        *((names, "FLAIR") for names in ("T2w", "T1w+T2w")),
+        *((names, "T2w") for names in ("FLAIR", "T1w+FLAIR")),
+    }
+    # in memory: what was not given, or, of a case that lacks nothing, each from the others
+    run = synthmr.load(tmp_path / "run", device="cpu")
+    case = pipeline.index(whole).cases[0]
+    images = {name: case.image(name) for name in ("T1w", "T2w", "FLAIR")}
+    few = run.predict({name: images[name] for name in ("T1w", "T2w")})
+    assert set(few) == {"FLAIR"}
+    for target in (None, "FLAIR"):
+        every = run.predict(images, target=target)
+        assert set(every) == ({"T2w", "FLAIR"} if target is None else {"FLAIR"})
+        np.testing.assert_array_equal(every["FLAIR"].get_fdata(), few["FLAIR"].get_fdata())

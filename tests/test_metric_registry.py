@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,20 @@ def test_it_is_gone_again() -> None:
     assert not registry.known("worst") and registry.direction("worst") is None
     with pytest.raises(UsageError, match="metric 'worst'"):
         dataclasses.replace(MASKED_VOLUME, name="mine", metrics=("worst",))
+
+
+def test_a_pointwise_metric_is_given_what_it_needs() -> None:
+    def volume(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None, spacing: Sequence[float]) -> float:
+        assert mask is None and prediction.ndim == 1
+        return float(np.abs(prediction - truth).sum() * np.prod(spacing))
+
+    registry.register(Metric("volume", "lower", function=volume, needs=("mask", "spacing"), pointwise=True))
+    try:
+        truth = blob_brain((8, 9, 10))
+        one = ScoreInput(truth + 1, truth, truth > 0, spacing=(1.0, 2.0, 3.0))
+        assert score(one, MASKED_VOLUME, ("volume",))["brain"]["volume"] == pytest.approx(6 * (truth > 0).sum())
+    finally:
+        registry.unregister("volume")
 
 
 def test_a_metric_is_given_what_it_needs() -> None:

@@ -144,6 +144,12 @@ def test_a_table_of_pairs(truths: Path, tmp_path: Path) -> None:
         table.write_text(text)
         with pytest.raises(DataError, match=words):
             pipeline.score(table)
+    # a prediction that is gone and has left its sidecar costs itself alone
+    table.write_text("\n".join(lines) + "\n")
+    guesses["g1"].unlink()
+    guesses["g1"].with_name("g1.json").write_text('{"synthetic": true}')
+    found = pipeline.score(table)
+    assert set(psnrs(found)) == {"A_1"} and len(found.failed) == 1 and "g1.nii.gz" in found.failed[0]
     with pytest.raises(UsageError, match="is a table, which names the truths"):
         pipeline.score(table, truths)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthmr import pipeline
-from synthmr.contrasts import split_words
+from synthmr.contrasts import parse_aliases, resolve_list, split_words
 from synthmr.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ def train(
         raise UsageError("train(..., target=...) is missing: say which contrasts come out, for example target='FLAIR'.")
     folder, names = Path(data), words(sources)
     if not names:
-        names = [name for name in _contrasts(folder, words(alias), optional(split_file)) if name not in targets]
+        meant = resolve_list(",".join(targets), parse_aliases(words(alias)))
+        names = [name for name in _contrasts(folder, words(alias), optional(split_file)) if name not in meant]
     settings: RunConfig = pipeline.configure(
         method,
         ",".join(names),
@@ -196,9 +197,11 @@ def load(run: AnyPath, *, which: str = "best", device: str = "auto") -> Run:
         UsageError: no such device.
     """
     from synthmr.api_run import Run
+    from synthmr.predict.precision import resolve_device
     from synthmr.run import load_run
 
-    return Run(load_run(Path(run), which), device)
+    resolve_device(device)
+    return Run(load_run(Path(run), which), device, which)
 
 
 def dataset(

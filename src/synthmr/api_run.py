@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
     from synthmr.config import RunConfig
     from synthmr.evaluate.scores import ScoreResult
     from synthmr.predict.cohort import Summary
-    from synthmr.predict.prediction import Prediction
     from synthmr.predict.predictor import Predictor
+    from synthmr.predict.settings import PredictSettings
     from synthmr.run import LoadedRun
 
 
@@ -38,9 +37,9 @@ class Run:
         hash: of configuration and weights.
     """
 
-    def __init__(self, loaded: LoadedRun, device: str = "auto") -> None:
-        self._loaded, self._device = loaded, device
-        self._predictors: dict[str, Predictor] = {}
+    def __init__(self, loaded: LoadedRun, device: str = "auto", which: str = "best") -> None:
+        self._loaded, self._device, self._which = loaded, device, which
+        self._predictors: dict[PredictSettings, Predictor] = {}
         self.path = loaded.folder.path
         self.method = str(loaded.config.method)
         self.sources, self.targets = tuple(loaded.config.sources), tuple(loaded.config.targets)
@@ -64,10 +63,9 @@ class Run:
         from synthmr.predict.predictor import Predictor
 
         settings = pipeline.predict_settings(mode, precision=precision, plane=plane)
-        key = str(asdict(settings))
-        if key not in self._predictors:
-            self._predictors[key] = Predictor(self._loaded, settings, self._device)
-        return self._predictors[key]
+        if settings not in self._predictors:
+            self._predictors[settings] = Predictor(self._loaded, settings, self._device)
+        return self._predictors[settings]
 
     def predict(
         self,
@@ -91,7 +89,7 @@ class Run:
             affine: 4x4, voxel index to RAS millimetres, of arrays.
             mask: brain mask, given like an image; None: found in the images.
             segmentation: lesion labels, for runs that read them.
-            target: contrasts to predict; None: all.
+            target: contrasts to predict; None: all, or, where a contrast may be source and target, those that were not given.
             maps: maps to give too, such as attention or segmentation; see `maps`.
             spread: give the standard deviation too, in the image's units, as ``CONTRAST spread``, where the method has one.
             intensity: scanner, or normalized (0 background, 1 top of the range, brightness corrected).
@@ -106,39 +104,38 @@ class Run:
             UsageError: a contrast or map that the run does not know, or an array without affine.
             DataError: images that cannot be used, or grids that differ.
         """
-        from synthmr.contrasts import resolve
+        from synthmr.contrasts import resolve, squeeze
         from synthmr.io.provenance import description
         from synthmr.predict.write import check_intensity, file_units
 
         check_intensity(intensity)
-        known = {name: name for name in (*self.sources, *self.targets)}
-        given = {known.get(word) or resolve(word, known): image for word, image in images.items()}
+        known = {squeeze(name): name for name in (*self.sources, *self.targets)}
+        given = {resolve(word, known): image for word, image in images.items()}
         for name in given:
             if name not in self.sources:
                 raise UsageError(f"this run takes {', '.join(self.sources)} and was given {name} too; leave that out.")
-        wanted = [known.get(word) or resolve(word, known) for word in words(target)] or None
+        wanted = [resolve(word, known) for word in words(target)] or None
         volumes = {name: as_volume(image, name, affine) for name, image in given.items()}
         predictor = self._predictor(mode, precision, plane)
-        prepared = predictor.prepare_volumes(
-            {name: volumes[name] for name in self.sources if name in volumes},
+        labels = (
             None if mask is None else as_volume(mask, "mask", affine),
             None if segmentation is None else as_volume(segmentation, "segmentation", affine),
         )
-        names = words(maps)
-        prediction: Prediction = predictor(prepared, wanted, names)
+        arrays: dict[str, np.ndarray] = {}
+        for number, (names, part) in enumerate(predictor.plan(tuple(volumes), wanted)):
+            prepared = predictor.prepare_volumes({name: volumes[name] for name in names}, *labels, given=names)
+            prediction = predictor(prepared, part, () if number else words(maps))
+            arrays |= file_units(prediction, intensity, spread)
         like = next(iter(volumes.values()))
-        return {
-            name: as_image(array, like, description(self.method, name, self.hash))
-            for name, array in file_units(prediction, intensity, spread).items()
-        }
+        return {name: as_image(array, like, description(self.method, name, self.hash)) for name, array in arrays.items()}
 
     def evaluate(self, data: AnyPath, **options: Any) -> ScoreResult:
         """Score this run on held-out cases; options as of `evaluate`."""
-        return evaluate(self.path, data, **options)
+        return evaluate(self._best_folder("evaluate"), data, **{"device": self._device, **options})
 
     def synthesize(self, data: AnyPath, *, out: AnyPath, **options: Any) -> Summary:
         """Write the volumes of a cohort; options as of `synthesize`."""
-        return synthesize(self.path, data, out=out, **options)
+        return synthesize(self._best_folder("synthesize"), data, out=out, **{"device": self._device, **options})
 
     def report(self, path: AnyPath = "report.html", data: AnyPath | None = None, *, split: str = "test") -> Path:
         """Write one self-contained page about this run.
@@ -148,7 +145,18 @@ class Run:
             data: the cohort; None: where it was trained.
             split: the part of its split that is shown.
         """
-        return pipeline.report([self.path], Path(path), optional(data), split, command=f"synthmr report {self.path.name}")
+        folder, command = self._best_folder("report"), f"synthmr report {self.path.name}"
+        return pipeline.report([folder], Path(path), optional(data), split, command=command, device=self._device)
+
+    def _best_folder(self, verb: str) -> Path:
+        """The run's folder, for what reads it anew and takes the best weights.
+
+        Raises:
+            UsageError: this run was loaded with others.
+        """
+        if self._which != "best":
+            raise UsageError(f'{verb} uses the best weights and this run was loaded with which="{self._which}"; load it without.')
+        return self.path
 
     def network(self) -> nn.Module:
         """The network as a plain torch module: ``(B, sources * C, *S)`` normalised -> ``(B, targets, *S)``, in evaluation mode.

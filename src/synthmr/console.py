@@ -38,7 +38,7 @@ class Live:
         self._every = every
         self._last = 0.0
         self._task = progress.add_task(title, total=1.0, detail="") if progress is not None else None
-        self._best: float | None = None
+        self._unit = "dB"
 
     def on_step(
         self,
@@ -50,9 +50,8 @@ class Live:
         seconds_left: float | None,
     ) -> None:
         """One optimisation step is done; ``progress`` in [0, 1]."""
-        self._best = validation_best
         words = " ".join(f"{name}={value:.4g}" for name, value in list(losses.items())[:4])
-        best = f" | best validation {validation_best:.2f} dB" if validation_best is not None else ""
+        best = f" | best validation {validation_best:.2f} {self._unit}".rstrip() if validation_best is not None else ""
         count = f"step {step}" + (f"/{total}" if total else "")
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=progress, detail=escape(f"{count} {words}{best}"))
@@ -63,6 +62,7 @@ class Live:
 
     def on_validation(self, step: int, score: float, best: float, name: str = "psnr", unit: str = "dB") -> None:
         """The validation cases were scored by ``name``, in ``unit``."""
+        self._unit = unit
         self.on_message(f"step {step}: validation {name} {score:.2f} {unit}".rstrip() + f" (best {best:.2f})")
 
     def on_message(self, text: str) -> None:

@@ -396,7 +396,7 @@ def evaluate(
     how: dict[str, Any] = {"device": device, "keep": keep}
     for predicted in predictions(runs, data, split, settings, aliases, split_file, progress, inputs, **how):
         labels = tissue_labels(data, tissue, predicted.prepared) if tissue and regions else None
-        results.append(predicted.scores(chosen, metrics, regions, labels))
+        results.append(predicted.scores(chosen, regions, labels))
         if each is not None:
             each(predicted)
     found = join(results)

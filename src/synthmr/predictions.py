@@ -42,9 +42,7 @@ class Predicted:
     borders: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     subject: str = ""
 
-    def scores(
-        self, protocols: Sequence[Protocol], metrics: Sequence[str] = (), regions: bool = False, tissue: np.ndarray | None = None
-    ) -> ScoreResult:
+    def scores(self, protocols: Sequence[Protocol], regions: bool = False, tissue: np.ndarray | None = None) -> ScoreResult:
         """Score every prediction under every protocol; arguments of `pipeline.evaluate`, ``tissue`` as of `tissue_labels`."""
         from synthmr.evaluate.apply import Head, apply_protocols
         from synthmr.evaluate.scores import ScoreResult, join
@@ -56,7 +54,7 @@ class Predicted:
             scored = score_input(image, self.prepared, self.target)
             scored = replace(scored, tissue=tissue, borders=self.borders.get(method, ()))
             head = Head(self.prepared.name, method, self.target, self.subject)
-            results.append(apply_protocols(scored, protocols, head, names=metrics, regions=regions))
+            results.append(apply_protocols(scored, protocols, head, regions=regions))
         for method, (predicted, truth) in self.segmentations.items():
             values = score_segmentation(predicted, truth, self.prepared.spacing)
             results.append(ScoreResult(segmentation_rows(self.prepared.name, method, values, self.subject)))
@@ -162,7 +160,10 @@ def _predict(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[s
         jobs = predictor.jobs(tuple(case.images))
         if missing and (not jobs or not set(predictor.sources) & set(predictor.targets)):
             case.image(missing[0])  # says what is missing
-        for given, wanted in jobs or [(predictor.given(tuple(case.images)), predictor.targets)]:
+        for given, targets in jobs or [(predictor.given(tuple(case.images)), predictor.targets)]:
+            wanted = tuple(name for name in targets if name not in inputs)  # a contrast is never predicted from itself
+            if not wanted:
+                continue
             key = (config_hash([config.prepare, config.sources, run.landmarks]), ",".join(wanted))
             if key not in prepared:
                 prepared[key] = predictor.prepare(case, given, wanted)

@@ -24,6 +24,10 @@ class Shelf:
         self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process: an empty one of the same limit."""
+        return Shelf, (self._limit,)
+
     def __len__(self) -> int:
         return len(self._kept)
 

@@ -48,14 +48,18 @@ class Given:
     as_written: bool = False
     aliases: Mapping[str, str] | None = None
 
-    def to(self, pair: Pair, known: Head) -> Pair:
+    def own(self, image: Path) -> Own | None:
+        """What the sidecar of a volume says, where there are both and it counts."""
+        return None if self.as_written or not image.is_file() else read_own(image)[0]
+
+    def to(self, pair: Pair, known: Head, own: Own | None) -> Pair:
         """A pair with what is given; a sidecar's own mask goes before one that was found beside the truth."""
 
         def path(given: Path | None) -> Path | None:
             return None if given is None else Path(str(given).replace("{case}", known.case))
 
         mask = path(self.mask)
-        if mask is None and (self.as_written or read_own(pair.prediction)[0] is None):
+        if mask is None and (self.as_written or own is None):
             mask = pair.mask
         head = replace(known, method=self.method) if self.method else known
         labels, tissue = path(self.segmentation) or pair.segmentation, path(self.tissue) or pair.tissue
@@ -130,7 +134,8 @@ def find_pairs(predictions: Path, truths: Path | None, given: Given) -> tuple[li
     if predictions.is_dir():
         return _of_folders(predictions, truths, given)
     pair = Pair(predictions, truths, given.mask, given.segmentation)
-    return [given.to(pair, head_of(pair, None if given.as_written else read_own(predictions)[0]))], []
+    own = given.own(predictions)
+    return [given.to(pair, head_of(pair, own), own)], []
 
 
 def _of_table(path: Path, given: Given) -> list[Pair]:
@@ -150,9 +155,9 @@ def _of_table(path: Path, given: Given) -> list[Pair]:
             raise DataError(f"{path} line {line} lacks the prediction or the truth; name both.")
         mask, labels, tissue = (files.get(name) for name in FILES[2:])
         pair = Pair(files["prediction"], files["truth"], mask, labels, tissue)
-        head = head_of(pair, None if given.as_written or not pair.prediction.is_file() else read_own(pair.prediction)[0])
+        own = given.own(pair.prediction)
         said = {name: row[name] for name in ("case", "subject", "contrast", "method") if row.get(name)}
-        pairs.append(given.to(pair, replace(head, **said)))
+        pairs.append(given.to(pair, replace(head_of(pair, own), **said), own))
     return pairs
 
 
@@ -181,7 +186,7 @@ def _of_folders(predictions: Path, truths: Path, given: Given) -> tuple[list[Pai
         method = own.method if own is not None and own.method else predictions.resolve().name
         fallback = head_of(pair, own)
         head = partner.head or Head(key[0] or fallback.case, method, key[1] or fallback.contrast)
-        pairs.append(given.to(pair, replace(head, method=method)))
+        pairs.append(given.to(pair, replace(head, method=method), own))
     if not pairs:
         raise DataError(f"no file of {predictions} has a truth in {truths}: {'; '.join(alone[:3])}")
     contrasts = {pair.head.contrast for pair in pairs if pair.head is not None}

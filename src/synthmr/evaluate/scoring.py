@@ -190,9 +190,10 @@ def _slice_means(protocol: Protocol, slices: Sequence[Counted]) -> dict[str, flo
 
 def _value(metric: Metric, counted: Counted, data_range: float, protocol: Protocol, axis: int | None) -> float:
     """One metric of what counts, given what it needs."""
-    function, pointwise = metric.function, metric.pointwise
+    function, pointwise, needs = metric.function, metric.pointwise, metric.needs
     if protocol.ssim == "global" and metric.one_window is not None:
-        function, pointwise = metric.one_window, True
+        # one window over all that counts knows no axis
+        function, pointwise, needs = metric.one_window, True, tuple(name for name in needs if name != "slice_axis")
     elif metric.ssim_map:
         return counted.local(data_range, tuple(other for other in range(counted.truth.ndim) if other != axis))
     assert function is not None, metric  # a protocol takes no metric without one
@@ -205,8 +206,4 @@ def _value(metric: Metric, counted: Counted, data_range: float, protocol: Protoc
         "slice_axis": axis,
         "spacing": counted.spacing,
     }
-    return function(prediction, truth, **{name: given[name] for name in metric.needs if not pointwise or name in _POINTWISE})
-
-
-#: what a metric that is given vectors can be given beside them
-_POINTWISE = ("data_range", "value_range", "bins")
+    return function(prediction, truth, **{name: given[name] for name in needs})

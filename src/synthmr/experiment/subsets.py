@@ -97,6 +97,8 @@ def score_subsets(
     rows: list[Score] = []
     if any_subset:
         for names in subsets_of(config.sources):
+            if set(config.targets) <= set(names):
+                continue  # where a contrast may be source and target: nothing is left to predict
             with show(f"score {'+'.join(names)}") as tick:
                 how: dict[str, Any] = {"aliases": aliases, "progress": tick, "device": device, "keep": keep}
                 found = pipeline.evaluate([run], data, split, [protocol], inputs=names, **how)

@@ -264,17 +264,9 @@ class _Job:
         return case if self.lesion is None else replace(case, segmentation=self.lesion)
 
     def parts(self, case: Case) -> list[_Part]:
-        """What is made from what: all targets at once, unless a contrast can be both source and target."""
-        predictor, there = self.predictor, tuple(case.images)
-        absent = tuple(name for name in predictor.targets if name not in there)
-        if not set(predictor.sources) & set(predictor.targets):
-            return [_Part(predictor.given(there), tuple(predictor.targets), self.maps)]
-        if absent:
-            return [_Part(predictor.given(there), absent, self.maps)]
-        return [
-            _Part(predictor.given(there, [name]), (name,), () if number else self.maps)
-            for number, name in enumerate(predictor.targets)
-        ]
+        """What is made from what; the maps are made with the first."""
+        plan = self.predictor.plan(tuple(case.images))
+        return [_Part(given, wanted, () if number else self.maps) for number, (given, wanted) in enumerate(plan)]
 
     def labels(self, case: Case) -> tuple[str, ...]:
         """What the maps of a case are called; they are of its first part."""

@@ -92,17 +92,25 @@ class Predictor:
         """
         return tuple(name for name in self.sources if name in names and name not in (wanted or ()))
 
-    def jobs(self, names: Sequence[str]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-        """What is predicted from what, of a case that has the contrasts ``names``, where each target can be scored.
+    def plan(self, names: Sequence[str], wanted: Sequence[str] | None = None) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """What is made from what, of a case that has the contrasts ``names``: sources, then targets.
 
-        All targets from all sources at once, where a contrast is either; where one may be both, each target from all others.
+        All targets from all sources at once, where a contrast is either. Where one may be both: of those that are wanted, what
+        the case lacks at once, and each that it has from all others; without ``wanted``, what it lacks, or all if it lacks none.
         """
-        targets = tuple(name for name in self.targets if name in names)
+        targets = self.targets if wanted is None else tuple(wanted)
         if not set(self.sources) & set(self.targets):
-            given = self.given(names)
-            return [(given, targets)] if given and targets else []
-        found = [(self.given(names, [target]), (target,)) for target in targets]
-        return [(given, wanted) for given, wanted in found if given]
+            return [(self.given(names), targets)]
+        absent = tuple(name for name in targets if name not in names)
+        parts = [absent] if absent else []
+        if wanted is not None or not absent:
+            parts += [(name,) for name in targets if name in names]
+        return [(self.given(names, part), part) for part in parts]
+
+    def jobs(self, names: Sequence[str]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        """The `plan` of a case that has the contrasts ``names``, of the targets that can be scored."""
+        found = self.plan(names, [name for name in self.targets if name in names])
+        return [(given, wanted) for given, wanted in found if given and wanted]
 
     def inputs(self, case: Case, given: Sequence[str] | None = None) -> dict[str, Any]:
         """The files of a case that decide its prediction: its sources, then the mask and, where it is read, the segmentation.
@@ -202,13 +210,14 @@ class Predictor:
         """
         names = self.given(tuple(case.images), truth) if given is None else tuple(given)
         prepared = prepared if prepared is not None else self.prepare(case, names, truth)
+        wanted = [name for name in self.targets if name not in names]
         if self.keep is None:
-            return prepared, self(prepared, maps=maps)
+            return prepared, self(prepared, wanted, maps)
         key = self.key(case, names)
         kept = self.keep.get(key)
         lacking = tuple(name for name in maps if kept is None or not kept.has_map(name))
         if kept is None:
-            kept = self(prepared, maps=maps)
+            kept = self(prepared, wanted, maps)
             self.keep.put(key, kept)
         elif lacking:
             kept = kept.with_maps(self(prepared, wanted=(), maps=lacking))

@@ -11,6 +11,7 @@ tiny networks on random images for some seconds. None of them judges how well a 
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -113,18 +114,20 @@ def check_training_on(subject: Subject, cohort: Path) -> None:
     if spec.name not in known:
         registry.register(kind)
     names = ("T1w", "T2w", "PDw", "T1ce")[: max(spec.sources[0], min(2, spec.sources[1]))]
+    targets = ("FLAIR", *(name for name in ("T1ce", "PDw", "T2w", "T1w") if name not in names))[: spec.targets[0]]
     claim(len(names) >= spec.sources[0], f"the phantom has too few contrasts for {spec.sources[0]} sources")
+    claim(len(targets) >= spec.targets[0], f"the phantom has too few contrasts for {spec.targets[0]} targets beside the sources")
     options = [f"options.{key}={value}" for key, value in TINY.items() if key in subject.known]
     try:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
             config = pipeline.configure(
-                spec.name, ",".join(names), "FLAIR", settings=options, budget={"steps": 2} if kind.trains_in_steps else {}
+                spec.name, ",".join(names), ",".join(targets), settings=options, budget={"steps": 2} if kind.trains_in_steps else {}
             )
             store, split = pipeline.prepared(cohort, config, cache=Path(folder) / "cache")
             pipeline.train(config, store, split, run, data=cohort)
-            rows = pipeline.evaluate([run], cohort, "all")
-            claim(rows, "no case was scored")
+            rows = [row for row in pipeline.evaluate([run], cohort, "all").rows if row.metric == "psnr"]
+            claim(rows and all(math.isfinite(row.value) for row in rows), "a PSNR is not finite")
     finally:
         if spec.name not in known:
             registry.forget(kind)
