@@ -34,6 +34,7 @@ from synthmr.contrasts import subsets_of
 from synthmr.evaluate.protocols import get_protocol
 from synthmr.evaluate.scoring import score, score_input
 from synthmr.evaluate.segmentation import score_segmentation, summarise_assd
+from synthmr.experiment.cells import trained
 from synthmr.predict.frame import Frame
 from synthmr.predict.predictor import predict_case
 from synthmr.predictions import predictions, select
@@ -67,7 +68,7 @@ REGIONS = ("WT", "TC", "ET")
 
 def train(task: str, plan: str, data: Path, run: Path, minutes: float) -> None:
     """Train one plan, unless its run is finished."""
-    if (run / "run.json").is_file() and json.loads((run / "run.json").read_text())["status"] == "finished":
+    if trained(run):
         return
     sources, target = TASKS[task]
     method, *keys = PLANS[task][plan]
@@ -246,7 +247,7 @@ def main() -> None:
     kept = words.out / words.task / "scores"
     kept.mkdir(parents=True, exist_ok=True)
     for plan, run in runs.items():
-        if not (run / "run.json").is_file() or json.loads((run / "run.json").read_text())["status"] != "finished":
+        if not trained(run):
             print(f"{plan}: not finished, left out")
             continue
         loaded = load_run(run)

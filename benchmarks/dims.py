@@ -12,7 +12,6 @@ validation and test subject.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 from statistics import mean
@@ -24,6 +23,7 @@ import numpy as np
 from common import clocked, decibel, write
 from quality_hinet import affine_fit
 from synthmr import pipeline
+from synthmr.experiment.cells import trained
 from synthmr.predict.predictor import Predictor
 from synthmr.predictions import select
 from synthmr.prepare.normalize import to_unit
@@ -65,7 +65,7 @@ def halve(data: Path, out: Path) -> None:
 
 def train(plan: str, data: Path, run: Path, minutes: float) -> None:
     """Train one plan, unless its run is finished."""
-    if (run / "run.json").is_file() and json.loads((run / "run.json").read_text())["status"] == "finished":
+    if trained(run):
         return
     method, *words = PLANS[plan]
     budget = [] if method == "linear" else ["--minutes", f"{minutes:g}"]

@@ -28,6 +28,7 @@ import numpy as np
 from common import clocked, decibel, write
 from synthmr.evaluate.protocols import get_protocol
 from synthmr.evaluate.scoring import score, score_input
+from synthmr.experiment.cells import trained
 from synthmr.predictions import predictions
 
 PARTS = ("validation", "test", "train")
@@ -118,7 +119,7 @@ def main() -> None:
     lines, scores = [], {}
     for name in args.only.split(","):
         run = args.out / name
-        if not (run / "run.json").is_file() or json.loads((run / "run.json").read_text()).get("status") != "finished":
+        if not trained(run):
             budget = ["--minutes", minutes[name]] if name in minutes else []
             words = ["--sources", "T1w,T2w", "--target", "FLAIR", "--out", run, "--seed", args.seed]
             clocked("-q", "train", PLANS[name][0], args.data, *words, *PLANS[name][1:], *budget)

@@ -319,9 +319,7 @@ class LoadedRun:
         noted = self.info.get("target_units", {})
         try:
             return {
-                name: Units(float(noted[name]["scale"]), float(noted[name]["offset"]))
-                if name in noted
-                else units_from_median(params)
+                name: Units.from_dict(noted[name]) if name in noted else units_from_median(params)
                 for name, params in self.target_normalizers.items()
             }
         except (KeyError, TypeError, ValueError) as error:

@@ -49,7 +49,7 @@ def augment(
             if name in images:
                 changed = _intensity(images[name], batch.mask, config, low[name], high[name], generator)
                 shown = batch.given(name)
-                images[name] = changed if bool(shown.all()) else torch.where(_spread(shown, changed), changed, images[name])
+                images[name] = changed if bool(shown.all()) else torch.where(spread(shown, changed), changed, images[name])
         batch = replace(batch, images=images)
     return batch
 
@@ -59,7 +59,7 @@ def _uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return torch.rand(tuple(shape), generator=generator) * 2 - 1
 
 
-def _spread(values: Tensor, like: Tensor) -> Tensor:
+def spread(values: Tensor, like: Tensor) -> Tensor:
     """``(B,)`` -> ``(B, 1, ...)``, of as many dimensions as ``like``."""
     return values.view(-1, *[1] * (like.dim() - 1))
 
@@ -73,24 +73,25 @@ def _spatial(
     warp = bool(config.rotate or config.scale or config.shift)
     grid = _grid(batch, config, generator) if warp else None
 
-    def move(image: Tensor, fill: Tensor | None, labels: bool = False) -> Tensor:
+    def move(image: Tensor, fill: Tensor | None) -> Tensor:
+        """Move an image over its background ``fill``; a mask or labels have none."""
         # the first axis of boxes, and of axial and coronal slices, runs left to right (see synthmr.case)
-        image = torch.where(_spread(flips, image), image.flip(2), image)
+        image = torch.where(spread(flips, image), image.flip(2), image)
         if grid is None:
             return image
-        if labels:
+        if fill is None:
             return F.grid_sample(image.float(), grid, mode="nearest", align_corners=False).to(image.dtype)
-        level = _spread(torch.zeros(count) if fill is None else fill, image)
+        level = spread(fill, image)
         return F.grid_sample(image - level, grid, mode="bilinear", align_corners=False) + level
 
-    moved = batch.with_labels(lambda labels: move(labels, None, labels=True))
+    moved = batch.with_labels(lambda labels: move(labels, None))
     images = {}
     for name, image in batch.images.items():
         images[name] = move(image, low[name])
         brain = moved.mask if name in sources else moved.target_brain
         if brain is not None and grid is not None:
             # interpolation leaks brain over its border: outside the moved mask is background again
-            images[name] = torch.where(brain, images[name], _spread(low[name], image))
+            images[name] = torch.where(brain, images[name], spread(low[name], image))
     return replace(moved, images=images)
 
 
@@ -137,7 +138,7 @@ def _intensity(
     """Curve, gamma, gain, bias field and noise of one source ``(B, C, *S)``, in that order."""
     count, _, *edges = image.shape
     one = (count, *[1] * (image.dim() - 1))
-    bottom, span = _spread(low, image), _spread(high - low, image)
+    bottom, span = spread(low, image), spread(high - low, image)
     unit = (image - bottom) / span
     if config.curve:
         unit = torch.lerp(unit, _curve(unit, generator), config.curve)

@@ -11,19 +11,21 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from synthmr.config import config_hash
-from synthmr.data.parts import DAMAGE, PART_VERSION, Bits, Image, damaged, read_about, triple
+from synthmr.data.parts import DAMAGE, PART_VERSION, Bits, Image, Triple, damaged, read_about, triple
 from synthmr.errors import DataError
-from synthmr.io.files import atomic
+from synthmr.io.files import atomic, write_text
 from synthmr.prepare import normalize
 from synthmr.prepare.case import PREPARE_VERSION
 from synthmr.prepare.mask import check_filled, mask_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,7 @@ class Facts:
             self._save()
 
     def _save(self) -> None:
-        with atomic(self._path) as temporary:
-            temporary.write_text(json.dumps(self._known), encoding="utf-8")
+        write_text(self._path, json.dumps(self._known))
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,51 +185,42 @@ def _file_brain(parts: Parts, mode: str, case: str) -> Bits:
     except DAMAGE as error:
         damaged(case, parts.mask, error)
     check_filled(bits.whole(), "file", case)
-    return Bits(bits.packed, bits.start, bits.size, bits.counts, {"mode": "file", "notice": "", "voxels": bits.voxels})
+    return replace(bits, about={"mode": "file", "notice": "", "voxels": bits.voxels})
 
 
 def _made_brain(parts: Parts, given: Sequence[str], mode: str, case: str) -> Bits:
     """The brain that images give."""
-    where = parts.images[given[0]]
+    start: Triple = (0, 0, 0)
+
+    def stripped(name: str) -> bool:
+        return bool(_stored(parts, name, read_about, case)["stripped"])
+
+    def voxels(names: Sequence[str], heads: bool) -> list[np.ndarray]:
+        nonlocal start
+        file = "head.npz" if heads else "foreground.npz"
+        bits = [_stored(parts, name, lambda folder: Bits.load(folder / file), case) for name in names]
+        start, size = _frame(bits)
+        return [each.cut(start, size) for each in bits]
+
+    mask, found, notice = mask_of(given, stripped, voxels, mode, case)
+    return Bits.of(mask, {"mode": found, "notice": notice, "voxels": int(mask.sum())}, start)
+
+
+def _stored(parts: Parts, name: str, read: Callable[[Path], T], case: str) -> T:
+    """What ``read`` finds in the folder of a stored image.
+
+    Raises:
+        DataError: it is damaged.
+    """
     try:
-        stripped = {}
-        for name in given:
-            where = parts.images[name]
-            stripped[name] = bool(read_about(where)["stripped"])
-        heads = mode == "otsu" or (mode == "auto" and not any(stripped.values()))
-        used = [given[0]] if heads else [name for name in given if stripped[name] or mode == "nonzero"]
-        bits = {}
-        for name in used:
-            where = parts.images[name]
-            bits[name] = Bits.load(where / ("head.npz" if heads else "foreground.npz"))
+        return read(parts.images[name])
     except DAMAGE as error:
-        damaged(case, where, error)
-    frame = _Frame(list(bits.values()))
-    supports = {name: _Support(stripped[name], bits.get(name), frame) for name in given}
-    mask, found, notice = mask_of(supports, mode, case)
-    return Bits.of(mask, {"mode": found, "notice": notice, "voxels": int(mask.sum())}, frame.start)
+        damaged(case, parts.images[name], error)
 
 
-class _Frame:
-    """The box of a volume that holds some sets of voxels: masks are put together inside it."""
-
-    def __init__(self, parts: Sequence[Bits]) -> None:
-        filled = [part for part in parts if part.voxels]
-        self.start = triple([min((part.start[axis] for part in filled), default=0) for axis in range(3)])
-        stop = [max((part.start[axis] + part.size[axis] for part in filled), default=0) for axis in range(3)]
-        self.size = triple([high - low for low, high in zip(self.start, stop, strict=True)])
-
-
-class _Support:
-    """What a brain mask needs to know of a stored image, inside a frame; see `synthmr.prepare.mask.Support`."""
-
-    def __init__(self, stripped: bool, bits: Bits | None, frame: _Frame) -> None:
-        self.stripped, self._bits, self._frame = stripped, bits, frame
-
-    def foreground(self) -> np.ndarray:
-        """``(x, y, z)`` bool: the foreground, or the head where that is what was read."""
-        return np.zeros(self._frame.size, bool) if self._bits is None else self._bits.cut(self._frame.start, self._frame.size)
-
-    def head(self) -> np.ndarray:
-        """``(x, y, z)`` bool: as `foreground`."""
-        return self.foreground()
+def _frame(parts: Sequence[Bits]) -> tuple[Triple, Triple]:
+    """First voxel and size of the box that holds some sets of voxels: masks are put together inside it."""
+    filled = [part for part in parts if part.voxels]
+    start = [min((part.start[axis] for part in filled), default=0) for axis in range(3)]
+    stop = [max((part.start[axis] + part.size[axis] for part in filled), default=0) for axis in range(3)]
+    return triple(start), triple([high - low for low, high in zip(start, stop, strict=True)])

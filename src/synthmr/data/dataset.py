@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from synthmr.case import plane_axis, slice_major
 from synthmr.data.reader import Reader
+from synthmr.data.windows import whole_slice
 from synthmr.errors import DataError
 
 
@@ -41,9 +42,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         """One slice: ``images`` contrast -> ``(1, H, W)`` float32, normalised, of the contrasts that the case has; ``mask``
         ``(1, H, W)`` bool; ``segmentation`` ``(1, H, W)`` int64 where there is one; ``case`` and ``slice``."""
         name, index = self.samples[number]
-        axis, shape = plane_axis(self.plane), self.reader.shape(name)
-        start = [index if each == axis else 0 for each in range(3)]
-        size = [1 if each == axis else shape[each] for each in range(3)]
+        start, size = whole_slice(plane_axis(self.plane), index, self.reader.shape(name))
 
         def slice_of(window: np.ndarray, dtype: Any) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(slice_major(window, self.plane)).astype(dtype, copy=False))

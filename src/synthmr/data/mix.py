@@ -9,6 +9,7 @@ from torch import Tensor
 
 from synthmr.case import plane_axis
 from synthmr.data.reader import Reader
+from synthmr.data.windows import whole_slice
 
 #: quantiles that are matched, largest strength, room above the normaliser's top
 MIX_QUANTILES = np.concatenate([[0.0], np.linspace(0.02, 0.98, 17), [0.995, 1.0]])
@@ -36,8 +37,7 @@ class Mixer:
             name, axis = self.names[index], plane_axis(self.plane)
             values = []
             for number in np.flatnonzero(self.reader.brain_slices(name, self.plane))[::4]:
-                start = [int(number) if each == axis else 0 for each in range(3)]
-                size = [1 if each == axis else edge for each, edge in enumerate(self.reader.shape(name))]
+                start, size = whole_slice(axis, int(number), self.reader.shape(name))
                 mask = self.reader.mask(name, start, size)
                 values.append(self.reader.image(name, contrast, start, size, mask)[mask])
             self._tables[key] = np.quantile(np.concatenate(values), MIX_QUANTILES)

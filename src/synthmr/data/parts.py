@@ -23,7 +23,7 @@ from synthmr.case import PLANES, Volume
 from synthmr.errors import DataError
 from synthmr.io.files import atomic
 from synthmr.prepare import orient
-from synthmr.prepare.mask import background_value, bounds, foreground, is_stripped
+from synthmr.prepare.mask import background_value, bounding_box, foreground, head, is_stripped
 
 #: numpy parses the head of an array's file as a Python literal, which CPython 3.11 cannot do in several threads at once
 _PARSING = threading.Lock()
@@ -117,7 +117,7 @@ class Bits:
     @staticmethod
     def of(mask: np.ndarray, about: Mapping[str, Any], offset: Sequence[int] = (0, 0, 0)) -> Bits:
         """Pack ``(X, Y, Z)`` bool, which lies at ``offset`` in its volume."""
-        box = bounds(mask)
+        box = bounding_box(mask)
         inside = mask[box]
         x, y, z = (np.asarray(inside.sum(axis=axes, dtype=np.int64)) for axes in ((1, 2), (0, 2), (0, 1)))
         start = triple([part.start + shift for part, shift in zip(box, offset, strict=True)])
@@ -199,7 +199,7 @@ class Labels:
     @staticmethod
     def of(array: np.ndarray, about: Mapping[str, Any]) -> Labels:
         """Take what is not 0 out of ``(X, Y, Z)``."""
-        box = bounds(array != 0)
+        box = bounding_box(array != 0)
         low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
         kind = np.promote_types(np.min_scalar_type(low), np.min_scalar_type(high))
         return Labels(np.asfortranarray(array[box].astype(kind)), triple([part.start for part in box]), dict(about))
@@ -294,7 +294,7 @@ def write_image(folder: Path, volume: Volume) -> None:
     corner = background_value(array)
     filled = foreground(array)
     # where the corners differ, nothing tells what lies outside a box
-    box = bounds(filled) if np.isfinite(corner) else tuple(slice(0, edge) for edge in array.shape)
+    box = bounding_box(filled) if np.isfinite(corner) else tuple(slice(0, edge) for edge in array.shape)
     voxels, scale = encode(array[box])
     about = {
         "version": PART_VERSION,
@@ -350,7 +350,5 @@ def load_image(folder: Path) -> Image:
 
 def add_head(folder: Path, array: np.ndarray) -> None:
     """Add the head of an image ``(X, Y, Z)`` RAS, above Otsu's threshold, to its folder."""
-    from synthmr.prepare.mask import head
-
     with atomic(folder / "head.npz") as temporary:
         Bits.of(head(array), {}).save(temporary)

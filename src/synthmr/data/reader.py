@@ -185,8 +185,7 @@ class Reader:
         positions = []
         for name in self.store.split.train:
             if self.has(name, contrast):
-                own = np.asarray(self._fitted(self._brain(name), name, contrast, "nyul")["own"])
-                positions.append((own - own[0]) / (own[-1] - own[0]) * 2 - 1)
+                positions.append(normalize.positions_of(self._fitted(self._brain(name), name, contrast, "nyul")["own"]))
         if not positions:
             raise DataError(f"no training case has {contrast}, whose nyul landmarks are learnt from them; use another normalizer.")
         return normalize.standard_scale(positions)

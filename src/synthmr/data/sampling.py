@@ -16,8 +16,9 @@ from torch import Tensor
 from synthmr.batch import Batch
 from synthmr.case import plane_axis
 from synthmr.config import AugmentConfig, SampleConfig, check_resize
-from synthmr.data.augment import augment
+from synthmr.data.augment import augment, spread
 from synthmr.data.mix import Mixer
+from synthmr.data.parts import triple
 from synthmr.data.reader import Reader
 from synthmr.data.resize import resize_batch
 from synthmr.data.subsets import draw_shown, is_drawn
@@ -262,10 +263,8 @@ class Sampler:
         # neighbours have masks of their own, until every change is done
         masks = self._masks(windows)
         target_masks = masks if self.paired else self._masks(other)
-        present = {
-            name: np.array([self.reader.has(w.name, name) for w in (windows if name in self.sources else other)])
-            for name in self.contrasts
-        }
+        places = {name: windows if name in self.sources else other for name in self.contrasts}
+        present = {name: np.array([self.reader.has(w.name, name) for w in at]) for name, at in places.items()}
         shown = self._shown(step, present)
         images = {name: self._gather(windows, name, masks, present[name]) for name in self.sources}
         if self.augment_config.mix:
@@ -287,8 +286,8 @@ class Sampler:
         if self.sample.resize != (0, 0):
             batch = resize_batch(batch, self.sample.resize)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        low = {name: self._levels(windows if name in self.sources else other, name, "background", 0.0) for name in images}
-        high = {name: self._levels(windows if name in self.sources else other, name, "top", 1.0) for name in images}
+        low = {name: self._levels(places[name], name, "background", 0.0) for name in images}
+        high = {name: self._levels(places[name], name, "top", 1.0) for name in images}
         batch = augment(batch, self.augment_config, self.sources, low, high, generator)
         return _lacking_is_zero(batch.with_labels(_middle) if self.neighbours else batch)
 
@@ -317,10 +316,14 @@ class Sampler:
     def _box(self, index: int, rng: np.random.Generator) -> Window:
         """A box about a random voxel of the brain, or of a label where those are asked for, that holds enough brain."""
         name, best, most = self.names[index], None, -1.0
+        shape = self.reader.shape(name)
         labels = labelled_voxels(self.reader, name) if self.labelled else None
         for _ in range(TRIES):
-            centre = brain_voxel(self.reader, name, rng) if labels is None else labels[int(rng.integers(len(labels)))]
-            window = box_within(index, name, centre, self.size, self.reader.shape(name))
+            if labels is None:
+                centre = brain_voxel(self.reader, name, rng)
+            else:
+                centre = triple(np.unravel_index(labels[int(rng.integers(len(labels)))], shape))
+            window = box_within(index, name, centre, self.size, shape)
             share = float(self.reader.mask(name, window.start, window.size).mean()) if self.sample.min_brain else 1.0
             if share > most:
                 best, most = window, share
@@ -404,7 +407,7 @@ def _lacking_is_zero(batch: Batch) -> Batch:
     images = dict(batch.images)
     for name, flags in batch.present.items():
         if not bool(flags.all()):
-            images[name] = images[name] * flags.view(-1, *[1] * (images[name].dim() - 1))
+            images[name] = images[name] * spread(flags, images[name])
     return replace(batch, images=images)
 
 

@@ -9,8 +9,6 @@ import numpy as np
 #: probability that a sample shows all sources that it can
 ALL = 0.4
 
-SUBSETS = ("auto", "all", "drawn")
-
 
 def is_drawn(subsets: str, draws: bool) -> bool:
     """Whether samples show random subsets of the sources.
@@ -40,8 +38,7 @@ def draw_shown(
     every = list(there)
     if asked and set(asked) <= set(there):
         # one of the targets must be left to ask for: another source shows it
-        kept = [name for name in asked if len(there) > 1]
-        every.remove(kept[int(rng.integers(len(kept)))] if kept else asked[0])
+        every.remove(asked[int(rng.integers(len(asked)))])
     if not drawn or len(there) < 2 or rng.random() < ALL:
         return tuple(every)
     while True:

@@ -57,6 +57,12 @@ def slice_extent(axis: int, depth: int, size: Sequence[int]) -> Triple:
     return slice_window(axis, depth, size)
 
 
+def whole_slice(axis: int, number: int, shape: Sequence[int]) -> tuple[Triple, Triple]:
+    """First voxel and size of the slice ``number`` along ``axis`` of a volume."""
+    size = [1 if each == axis else edge for each, edge in enumerate(shape)]
+    return slice_window(axis, number, (0, 0)), triple(size)
+
+
 def coords_of_slices(chosen: np.ndarray, depths: Sequence[int], size: Sequence[int], crop: Sequence[int]) -> Tensor:
     """``(B, 3)``: slice, row and column of the window's centre, -1 to 1 over the case and the crop.
 
@@ -94,9 +100,9 @@ def brain_voxel(reader: Reader, name: str, rng: np.random.Generator) -> Triple:
 
 
 def labelled_voxels(reader: Reader, name: str) -> np.ndarray:
-    """``(N, 3)``: the voxels of a case that carry a label above 0."""
+    """``(N,)``: the voxels of a case that carry a label above 0, as places in its flattened volume."""
     labels = reader.segmentation(name)
-    return np.argwhere(labels > 0) if labels is not None else np.empty((0, 3), int)
+    return np.flatnonzero(labels > 0) if labels is not None else np.empty(0, int)
 
 
 def box_within(index: int, name: str, centre: Sequence[int], size: Sequence[int], shape: Sequence[int]) -> Window:

@@ -11,10 +11,10 @@ import numpy as np
 from synthmr.evaluate.counted import ScoreInput, Shared
 from synthmr.evaluate.lint import lint_images, lint_protocol
 from synthmr.evaluate.protocols import Protocol
-from synthmr.evaluate.regions import consistency, false_lesion, region_masks, seam_score
+from synthmr.evaluate.regions import consistency, false_lesion, region_masks, seam_score, told
 from synthmr.evaluate.scores import Score, ScoreResult
 from synthmr.evaluate.scoring import Values, region_scores, scorable, score
-from synthmr.labels import convention_of, describe
+from synthmr.labels import describe, present_in
 
 #: ``progress(done, total, name)``
 Progress = Callable[[int, int, str], None]
@@ -106,7 +106,6 @@ def _artefacts(scored: ScoreInput) -> Iterator[tuple[str, dict[str, float]]]:
 
 def labels_read(labels: np.ndarray) -> dict[str, Any]:
     """How a segmentation was read: {"convention": name, "labels": {label: part}}; a lesion mask has the convention ``lesion``."""
-    present = [int(label) for label in np.unique(labels) if label > 0]
-    name = "lesion" if not present or max(present) > 4 or max(present) < 2 else convention_of(present)
-    found = describe(name, present)
+    present = [label for label in present_in(labels) if label > 0]
+    found = describe(told(present) or "lesion", present)
     return {**found, "labels": {str(label): found["labels"][label] for label in present}}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from synthmr.errors import DataError, UsageError
+from synthmr.prepare.mask import bounding_box
 
 #: voxels that are worked on at once: what fits a processor's cache is several times as fast as whole volumes
 PART = 1 << 16
@@ -106,26 +107,6 @@ def check_spacing(spacing: Sequence[float], axes: int) -> np.ndarray:
     return scale
 
 
-def bounding_box(mask: np.ndarray, margin: Sequence[int] | int = 0) -> tuple[slice, ...]:
-    """The smallest box that holds all of ``mask`` and ``margin`` voxels a side more, inside the array.
-
-    Args:
-        mask: any shape; what is not 0 counts.
-        margin: voxels a side, one number or one an axis.
-
-    Returns:
-        A slice an axis; without elements where the mask is empty.
-    """
-    extra = (margin,) * mask.ndim if isinstance(margin, int) else tuple(margin)
-    box = []
-    for axis, more in enumerate(extra):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        if not len(hit):
-            return (slice(0, 0),) * mask.ndim
-        box.append(slice(max(int(hit[0]) - more, 0), min(int(hit[-1]) + 1 + more, mask.shape[axis])))
-    return tuple(box)
-
-
 def window(
     prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray | None, margin: Sequence[int] | int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -136,7 +117,7 @@ def window(
     Raises:
         DataError: shapes differ, the mask is empty, or a voxel of the window is NaN or infinite.
     """
-    select(prediction, truth, mask)
+    counted(prediction, truth, mask)
     if mask is not None:
         box = bounding_box(mask, margin)
         prediction, truth, mask = prediction[box], truth[box], mask[box]

@@ -23,8 +23,8 @@ import numpy as np
 
 from synthmr.case import PLANES
 from synthmr.errors import DataError, UsageError
-from synthmr.evaluate.checks import bounding_box, check_finite, check_shapes, check_spacing, select
-from synthmr.labels import HEALTHY, REGIONS, Convention, convention_of, get
+from synthmr.evaluate.checks import bounding_box, check_finite, check_shapes, check_spacing, counted, select
+from synthmr.labels import HEALTHY, REGIONS, Convention, convention_of, get, present_in
 
 #: how deep the region "boundary" reaches: voxels, or mm where the spacing is known
 BOUNDARY = 3.0
@@ -81,7 +81,7 @@ def region_masks(
     if tissue is not None:
         labels = _labels(tissue, mask, "tissue map")
         words = tissues if isinstance(tissues, Mapping) else get(tissues).labels
-        unknown = sorted({int(label) for label in np.unique(labels)} - {0, *words})
+        unknown = sorted(set(present_in(labels)) - {0, *words})
         if unknown:
             known_labels = ", ".join(str(label) for label in words if label)
             raise DataError(f"the tissue map holds label {unknown[0]}, known are {known_labels}; name it in tissues.")
@@ -98,10 +98,12 @@ def _convention(labels: np.ndarray, convention: str | Path | Convention | None) 
     if convention != "auto":
         return get(convention)
     # all labels of the volume: a 4 outside the mask still tells which convention this is
-    present = [label for label in range(5) if (labels == label).any()]
-    if labels.max(initial=0) > 4 or not present or max(present) < 2:
-        return None
-    return get(convention_of(present))
+    return told(present_in(labels))
+
+
+def told(present: Sequence[int]) -> Convention | None:
+    """The convention of the labels that occur, where they can be of a tumour."""
+    return None if not 2 <= max(present, default=0) <= 4 else get(convention_of(present))
 
 
 def _lesion(labels: np.ndarray, convention: Convention) -> np.ndarray:
@@ -186,7 +188,7 @@ def slice_consistency(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarra
         DataError: shapes differ, NaN, an empty mask, or no voxel that is in the mask in two neighbouring slices.
         UsageError: there is no such axis.
     """
-    select(prediction, truth, mask)
+    counted(prediction, truth, mask)
     if not 0 <= axis < truth.ndim:
         raise UsageError(f"axis={axis} of an array with {truth.ndim} axes; give 0 to {truth.ndim - 1}.")
     steps_g, steps_y, both = _steps(prediction, truth, mask, axis)
@@ -234,7 +236,7 @@ def seam_score(prediction: np.ndarray, truth: np.ndarray, mask: np.ndarray, bord
         DataError: shapes differ, NaN, an empty mask, no pair across a border in the mask, or none elsewhere to compare with.
         UsageError: not a sequence for each axis, or a position that is not between two voxels.
     """
-    select(prediction, truth, mask)
+    counted(prediction, truth, mask)
     if len(borders) != truth.ndim:
         raise UsageError(f"borders for {len(borders)} axes of an array with {truth.ndim}; give a sequence for each, () for none.")
     found = expected = 0.0

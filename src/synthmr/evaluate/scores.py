@@ -124,21 +124,21 @@ def own_region(protocol: str) -> str:
 
 def main_scores(rows: Iterable[Score], metric: str = "") -> list[Score]:
     """The scores of each protocol's own region, of one metric or all; where that is not there, of the first region that is."""
-    rows = list(rows)
-    there: dict[str, list[str]] = {}
-    for row in rows:
-        there.setdefault(row.protocol, []).append(row.region)
-    own = {name: _present(PROTOCOLS[name].regions[:1] if name in PROTOCOLS else (), regions)[0] for name, regions in there.items()}
-    return [row for row in rows if row.region == own[row.protocol] and metric in ("", row.metric)]
+    return [row for row in _own_scores(rows, 1) if metric in ("", row.metric)]
 
 
 def protocol_scores(rows: Iterable[Score]) -> list[Score]:
     """The scores that a protocol itself asks for, in all of its regions: without those that `--regions` adds."""
+    return _own_scores(rows)
+
+
+def _own_scores(rows: Iterable[Score], most: int | None = None) -> list[Score]:
+    """The scores of the first ``most`` regions of each protocol; None: of all of its regions."""
     rows = list(rows)
     there: dict[str, list[str]] = {}
     for row in rows:
         there.setdefault(row.protocol, []).append(row.region)
-    own = {name: _present(PROTOCOLS[name].regions if name in PROTOCOLS else (), regions) for name, regions in there.items()}
+    own = {name: _present(PROTOCOLS[name].regions[:most] if name in PROTOCOLS else (), regions) for name, regions in there.items()}
     return [row for row in rows if row.region in own[row.protocol]]
 
 

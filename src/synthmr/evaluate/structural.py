@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from synthmr.errors import UsageError
-from synthmr.evaluate.checks import bounding_box, check_axis, check_range, counted, parts, select, window
+from synthmr.evaluate.checks import bounding_box, check_axis, check_range, counted, parts, window
 
 #: half width of the SSIM window: an 11-voxel window (3.5 sigma)
 SSIM_RADIUS = 5
@@ -104,7 +104,7 @@ def ms_ssim(
     count = most if scales is None else scales
     if not 1 <= count <= most:
         raise UsageError(f"scales={scales} of MS-SSIM for arrays of shape {truth.shape}; allowed: 1 to {most}, or None.")
-    select(prediction, truth, mask)
+    counted(prediction, truth, mask)
     # blocks reach far beyond the mask: everything must be finite here
     g, y, _ = window(prediction, truth, None, 0)
     share = np.ones(truth.shape) if mask is None else mask.astype(np.float64)

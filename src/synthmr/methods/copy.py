@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -69,7 +69,6 @@ class Copy(FittedMethod):
         name="copy", title="best single source after a monotone intensity map", sources=(1, 16), targets=(1, 8)
     )
     Options: ClassVar[type] = CopyOptions
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {}, "paper": {"train.brightness": False}}
 
     def __init__(self, options: CopyOptions, sources: Sequence[str], targets: Sequence[str]) -> None:
         super().__init__(options, sources, targets)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -62,7 +62,6 @@ class Linear(FittedMethod):
         name="linear", title="polynomial ridge regression on co-located intensities", sources=(1, 8), targets=(1, 8)
     )
     Options: ClassVar[type] = LinearOptions
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"fast": {}, "paper": {"train.brightness": False}}
 
     def __init__(self, options: LinearOptions, sources: Sequence[str], targets: Sequence[str]) -> None:
         super().__init__(options, sources, targets)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from synthmr.batch import Batch
+from synthmr.data.windows import coords_of_slices
 from synthmr.predict.stitch import next_multiple
 
 #: background pixels kept around the brain of a slice
@@ -151,18 +152,11 @@ def window_batch(
     ``neighbours`` are the slices on either side that go along as channels.
     """
     whole = mask.shape
-    centres = [
-        [
-            2 * window.index / max(whole[0] - 1, 1) - 1,
-            2 * (window.top + size[0] / 2) / whole[1] - 1,
-            2 * (window.left + size[1] / 2) / whole[2] - 1,
-        ]
-        for window in windows
-    ]
+    places = np.array([(0, window.index, window.top, window.left) for window in windows])
     cut = {name: gather(np.asarray(image), windows, size, fills[name], neighbours) for name, image in images.items()}
     return Batch(
         images={name: torch.from_numpy(part.astype(np.float32, copy=False)) for name, part in cut.items()},
         mask=torch.from_numpy(gather(mask, windows, size)),
-        coords=torch.tensor(centres, dtype=torch.float32),
+        coords=coords_of_slices(places, [whole[0]] * len(windows), size, whole[1:]),
         segmentation=None if labels is None else torch.from_numpy(gather(labels, windows, size).astype(np.int64)),
     )

@@ -193,7 +193,7 @@ def _scale(prediction: Prediction, contrast: str, intensity: str, brightness: Br
     found: dict[str, Any] = {
         "units": UNITS[intensity],
         "target_normalizer": dict(prediction.normalizers[contrast]),
-        "unit_scale": {"scale": units.scale, "offset": units.offset},
+        "unit_scale": units.as_dict(),
     }
     if brightness is not None or factor != 1:
         learnt = {} if brightness is None else asdict(brightness)

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 
 from synthmr.errors import DataError
+from synthmr.prepare.mask import bounding_box
 
 
 def fit(mask: np.ndarray, margin: int) -> dict[str, Any]:
     """Parameters from a mask ``(X, Y, Z)``: first and last-plus-one voxel along each axis, inside the volume."""
-    start, stop = [], []
-    for axis, size in enumerate(mask.shape):
-        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        start.append(max(int(inside[0]) - margin, 0))
-        stop.append(min(int(inside[-1]) + 1 + margin, size))
-    return {"step": "crop", "start": start, "stop": stop, "shape": list(mask.shape)}
+    parts = bounding_box(mask, margin)
+    return {
+        "step": "crop",
+        "start": [part.start for part in parts],
+        "stop": [part.stop for part in parts],
+        "shape": list(mask.shape),
+    }
 
 
 def box(params: Mapping[str, Any]) -> tuple[slice, ...]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -56,13 +55,24 @@ def is_stripped(array: np.ndarray) -> bool:
     return float(np.mean(rest < FAINT * np.median(rest))) < FAINT_SHARE
 
 
-def bounds(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box that holds every True voxel of ``(X, Y, Z)``; one of no voxels where there is none."""
-    found = []
-    for axis in range(mask.ndim):
-        inside = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        found.append(slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0))
-    return tuple(found)
+def bounding_box(mask: np.ndarray, margin: Sequence[int] | int = 0) -> tuple[slice, ...]:
+    """The smallest box that holds all of ``mask`` and ``margin`` voxels a side more, inside the array.
+
+    Args:
+        mask: any shape; what is not 0 counts.
+        margin: voxels a side, one number or one an axis.
+
+    Returns:
+        A slice an axis; without elements where the mask is empty.
+    """
+    extra = (margin,) * mask.ndim if isinstance(margin, int) else tuple(margin)
+    box = []
+    for axis, more in enumerate(extra):
+        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        if not len(hit):
+            return (slice(0, 0),) * mask.ndim
+        box.append(slice(max(int(hit[0]) - more, 0), min(int(hit[-1]) + 1 + more, mask.shape[axis])))
+    return tuple(box)
 
 
 def clean(mask: np.ndarray) -> np.ndarray:
@@ -70,7 +80,7 @@ def clean(mask: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     out = np.zeros(mask.shape, bool)
-    box = bounds(mask)
+    box = bounding_box(mask)
     inside = np.asarray(mask[box], bool)
     if inside.size:
         labels, count = ndimage.label(inside)
@@ -91,43 +101,6 @@ def filled(mask: np.ndarray) -> np.ndarray:
 
     labels, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     return np.asarray(labels != labels[0, 0, 0], bool)[1:-1, 1:-1, 1:-1]
-
-
-class Support(Protocol):
-    """What a brain mask needs to know of an image."""
-
-    @property
-    def stripped(self) -> bool:
-        """Whether it is skull-stripped; see `is_stripped`."""
-        ...
-
-    def foreground(self) -> np.ndarray:
-        """``(X, Y, Z)`` bool: what is not the background value."""
-        ...
-
-    def head(self) -> np.ndarray:
-        """``(X, Y, Z)`` bool: the head above Otsu's threshold."""
-        ...
-
-
-class ImageSupport:
-    """The `Support` of an image ``(X, Y, Z)`` in scanner units."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-
-    @property
-    def stripped(self) -> bool:
-        """Whether it is skull-stripped."""
-        return is_stripped(self.array)
-
-    def foreground(self) -> np.ndarray:
-        """``(X, Y, Z)`` bool: what is not the background value."""
-        return foreground(self.array)
-
-    def head(self) -> np.ndarray:
-        """``(X, Y, Z)`` bool: the head above Otsu's threshold."""
-        return head(self.array)
 
 
 def brain_mask(
@@ -153,24 +126,41 @@ def brain_mask(
     check_mode(mode)
     if mode == "file" or (mode == "auto" and given is not None):
         return check_filled(np.asarray(given) > 0 if given is not None else None, "file", case), "file", ""
-    return mask_of({name: ImageSupport(array) for name, array in arrays.items()}, mode, case)
+
+    def voxels(names: Sequence[str], heads: bool) -> list[np.ndarray]:
+        return [head(arrays[name]) if heads else foreground(arrays[name]) for name in names]
+
+    return mask_of(list(arrays), lambda name: is_stripped(arrays[name]), voxels, mode, case)
 
 
-def mask_of(images: Mapping[str, Support], mode: str, case: str = "") -> tuple[np.ndarray, str, str]:
-    """The brain mask that is made of images, without a mask file; as `brain_mask`."""
-    notice = ""
+def mask_of(
+    names: Sequence[str],
+    stripped: Callable[[str], bool],
+    voxels: Callable[[Sequence[str], bool], Sequence[np.ndarray]],
+    mode: str,
+    case: str = "",
+) -> tuple[np.ndarray, str, str]:
+    """The brain mask that is made of images, without a mask file; as `brain_mask`.
+
+    Args:
+        names: contrasts.
+        stripped: whether an image is skull-stripped; see `is_stripped`.
+        voxels: of some images ``(X, Y, Z)`` bool each, on one grid: what is not background, or, if asked, the head.
+        mode: nonzero, otsu or auto.
+        case: for messages.
+    """
+    notice, used = "", list(names)
     if mode == "auto":
-        stripped = [name for name, image in images.items() if image.stripped]
-        mode = "nonzero" if stripped else "otsu"
-        if 0 < len(stripped) < len(images):
-            whole = ", ".join(name for name in images if name not in stripped)
-            notice = MIXED_NOTICE.format(stripped=", ".join(stripped), whole=whole)
-            images = {name: images[name] for name in stripped}
+        used = [name for name in names if stripped(name)]
+        mode = "nonzero" if used else "otsu"
+        if 0 < len(used) < len(names):
+            whole = ", ".join(name for name in names if name not in used)
+            notice = MIXED_NOTICE.format(stripped=", ".join(used), whole=whole)
     if mode == "nonzero":
-        mask = clean(np.logical_or.reduce([image.foreground() for image in images.values()]))
+        mask = clean(np.logical_or.reduce(voxels(used, False)))
     else:
         notice = OTSU_NOTICE
-        mask = next(iter(images.values())).head()
+        (mask,) = voxels(names[:1], True)
     return check_filled(mask, mode, case), mode, notice
 
 

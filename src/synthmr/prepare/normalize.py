@@ -98,7 +98,12 @@ def landmark_positions(values: np.ndarray, percentile: float = 99.5) -> np.ndarr
     Raises:
         DataError: no voxels, or all voxels equal.
     """
-    marks = _landmarks(_check_values(values), percentile)
+    return positions_of(_landmarks(_check_values(values), percentile))
+
+
+def positions_of(marks: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Where the landmarks of one image, in scanner units, lie in its own range, -1 to 1."""
+    marks = np.asarray(marks)
     return np.asarray((marks - marks[0]) / (marks[-1] - marks[0]) * 2 - 1)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from synthmr.case import plane_axis
 from synthmr.errors import DataError, UsageError
+from synthmr.prepare.mask import bounding_box
 
 PLANES = ("axial", "coronal", "sagittal")
 
@@ -133,12 +134,8 @@ def choose_centre(case: FigureCase) -> tuple[int, int, int]:
 
 def brain_box(mask: np.ndarray, spacing: tuple[float, float, float]) -> Box:
     """The mask's bounding box with `MARGIN_MM` around it, inside the grid."""
-    slices = []
-    for axis, (edge, n) in enumerate(zip(spacing, mask.shape, strict=True)):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = int(np.ceil(MARGIN_MM / edge))
-        slices.append(slice(max(int(hit[0]) - margin, 0), min(int(hit[-1]) + 1 + margin, n)))
-    return slices[0], slices[1], slices[2]
+    x, y, z = bounding_box(mask, [int(np.ceil(MARGIN_MM / edge)) for edge in spacing])
+    return x, y, z
 
 
 def window(image: np.ndarray, mask: np.ndarray) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from synthmr.methods.contract import NeuralMethod
 from synthmr.predict.precision import Precision
 from synthmr.predict.predictor import Predictor
 from synthmr.prepare.brightness import to_json
-from synthmr.run import WEIGHTS, RunFolder, load_run, run_hash
+from synthmr.run import RunFolder, load_run
 from synthmr.train.calibrate import calibrate_brightness
 from synthmr.train.checkpoint import State, save_best
 from synthmr.train.info import run_info
@@ -88,6 +88,5 @@ def finish(
         slice_figure(validated, run.path / "images" / f"{name}.png", title)
     run.log({"finished": True, **result.as_dict()})
     info = {key: value for key, value in run.info.items() if key not in ("error", "levels")}
-    digest = run_hash(config, run.checkpoint("best") / WEIGHTS)
-    run.write_info({**info, "status": "finished", "hash": digest, "result": result.as_dict(), "brightness": brightness})
+    run.write_info({**info, "status": "finished", "hash": loaded.hash, "result": result.as_dict(), "brightness": brightness})
     return result
