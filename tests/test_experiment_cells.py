@@ -94,11 +94,12 @@ def test_living_process_is_respected_and_a_dead_one_is_not(tmp_path: Path, alive
         (f"{HERE} 0", True),  # a signal to 0 or -1 would reach whole groups of processes
         (f"{HERE} -1", True),
         (f"{HERE} 99999999999999999999", True),
-        (f"{HERE} {os.getpid()}", True),  # of an earlier process with this number
+        (f"{HERE} SELF", True),  # of an earlier process with our number
     ],
 )
 def test_what_a_lock_says(tmp_path: Path, words: str, free: bool) -> None:
-    (tmp_path / "lock").write_text(words)
+    # the number is no part of the test's name: workers of pytest-xdist would collect different tests
+    (tmp_path / "lock").write_text(words.replace("SELF", str(os.getpid())))
     with locked(tmp_path) as found:
         assert found is free
     assert (tmp_path / "lock").exists() is not free

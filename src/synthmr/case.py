@@ -85,6 +85,9 @@ class Case:
         mask: brain mask file, or None.
         segmentation: label file, or None.
         split: train, validation, test, or None where nothing says.
+        session: the visit, as its folder, name or column writes it; empty where there is one alone.
+        reasons: contrast (also mask and segmentation) -> why this file was chosen, where a choice was made.
+        passed_over: files of this case that were not taken, each with why.
     """
 
     name: str
@@ -93,6 +96,9 @@ class Case:
     mask: Path | None = None
     segmentation: Path | None = None
     split: str | None = None
+    session: str = ""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    passed_over: tuple[tuple[Path, str], ...] = ()
 
     def image(self, contrast: str) -> Path:
         """The file of ``contrast``.

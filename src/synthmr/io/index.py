@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def _ordered(case: Case) -> Case:
     rank = {name: i for i, name in enumerate(CONTRASTS)}
     names = sorted(case.images, key=lambda name: (rank.get(name, len(rank)), name))
     images = {name: case.images[name] for name in names}
-    return Case(case.name, case.subject, images, case.mask, case.segmentation, case.split)
+    return replace(case, images=images)
 
 
 def index_files(pairs: Mapping[str, Path | str], aliases: Mapping[str, str] | None = None, name: str = "") -> Case:

@@ -1,0 +1,53 @@
+"""Find, describe and check a cohort; write a simulated one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthmr.contrasts import parse_aliases, resolve_list
+
+if TYPE_CHECKING:
+    from synthmr.case import Cohort
+    from synthmr.data.audit import Finding
+    from synthmr.pipeline.ticks import Tick
+
+
+def index(data: Path, aliases: Sequence[str] = (), split_file: Path | None = None) -> Cohort:
+    """Find the cases of a folder or table."""
+    from synthmr.io.index import index as find
+
+    return find(data, parse_aliases(aliases), split_file)
+
+
+def describe(cohort: Cohort) -> dict[str, Any]:
+    """Cases x contrasts, what is missing, grids and problems, as plain data."""
+    from synthmr.io.index import describe as summary
+
+    return summary(cohort)
+
+
+def audit(
+    data: Path,
+    sources: str = "",
+    target: str = "",
+    aliases: Sequence[str] = (),
+    split_file: Path | None = None,
+    progress: Tick | None = None,
+) -> list[Finding]:
+    """Find what would make training wrong, or at least worse."""
+    from synthmr.data.audit import audit as look
+
+    named = ",".join(part for part in (sources, target) if part)
+    contrasts = resolve_list(named, parse_aliases(aliases)) if named else None
+    return look(index(data, aliases, split_file), contrasts, progress=progress)
+
+
+def phantom(
+    out: Path, subjects: int, seed: int, spacing: float, field: float, overwrite: bool = False, progress: Tick | None = None
+) -> list[Path]:
+    """Write a simulated cohort."""
+    from synthmr.data.phantom import make_phantom
+
+    return make_phantom(out, subjects, seed=seed, spacing=spacing, field_strength=field, overwrite=overwrite, progress=progress)

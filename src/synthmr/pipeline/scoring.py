@@ -1,0 +1,172 @@
+"""Score runs and files, compare methods, write the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synthmr.config import to_dict
+from synthmr.contrasts import parse_aliases
+from synthmr.errors import DataError
+
+if TYPE_CHECKING:
+    from synthmr.evaluate.scores import Score, ScoreResult
+    from synthmr.pipeline.ticks import Tick
+    from synthmr.predict.settings import PredictSettings
+    from synthmr.predictions import Predicted
+
+
+def evaluate(
+    runs: Sequence[Path],
+    data: Path,
+    split: str = "test",
+    protocols: Sequence[str] = (),
+    settings: PredictSettings | None = None,
+    aliases: Sequence[str] = (),
+    split_file: Path | None = None,
+    progress: Tick | None = None,
+    metrics: Sequence[str] = (),
+    regions: bool = False,
+    inputs: Sequence[str] = (),
+    tissue: str = "",
+    each: Callable[[Predicted], None] | None = None,
+    device: str = "auto",
+    keep: bool = True,
+) -> ScoreResult:
+    """Predict and score: the scores, with what was left out and what the linter says.
+
+    Args:
+        runs: folders; the first one's split is used.
+        data: the cohort.
+        split: which part of it.
+        protocols: names, YAML files, or ``all``; none: masked-volume.
+        settings: how to predict.
+        aliases: ``alias=CONTRAST`` words.
+        split_file: in place of the data's own.
+        progress: is told of every case.
+        metrics: others than the protocols' own.
+        regions: score lesion, tissue and boundary apart too, with slice consistency and false lesions (first protocol).
+        inputs: contrasts that the runs are given; none: all of their sources.
+        tissue: with ``regions``, where a case's tissue labels are: a file name with ``{case}`` in it, in the data's folder.
+        each: is given every prediction once it is scored.
+        device: that computes: auto, cpu, cuda, cuda:N or mps.
+        keep: keep predictions for the next time, and take those that are kept.
+
+    Raises:
+        UsageError: unknown protocol, metric, split or device, or inputs that a run cannot do with.
+        DataError: a case that cannot be read, or that lacks the truth.
+    """
+    from dataclasses import replace
+
+    from synthmr.evaluate.protocols import get_protocols
+    from synthmr.evaluate.scores import join
+    from synthmr.predict.precision import resolve_device
+    from synthmr.predictions import predictions, tissue_labels
+
+    resolve_device(device)
+    chosen = get_protocols(protocols)
+    if metrics:  # here, so that a mistyped name is told before anything is predicted
+        chosen = [replace(protocol, metrics=tuple(metrics)) for protocol in chosen]
+    results = []
+    how: dict[str, Any] = {"device": device, "keep": keep}
+    for predicted in predictions(runs, data, split, settings, aliases, split_file, progress, inputs, **how):
+        labels = tissue_labels(data, tissue, predicted.prepared) if tissue and regions else None
+        results.append(predicted.scores(chosen, regions, labels))
+        if each is not None:
+            each(predicted)
+    found = join(results)
+    if not found.rows:
+        raise DataError(f"nothing could be scored: {'; '.join(dict.fromkeys(found.skipped))}.")
+    return found
+
+
+def score(
+    predictions: Path,
+    truths: Path | None = None,
+    mask: Path | None = None,
+    segmentation: Path | None = None,
+    protocols: Sequence[str] = (),
+    metrics: Sequence[str] = (),
+    regions: bool = False,
+    progress: Tick | None = None,
+    tissue: Path | None = None,
+    method: str = "",
+    as_written: bool = False,
+    aliases: Sequence[str] = (),
+) -> ScoreResult:
+    """Score NIfTI files from whatever tool: a file, a folder, or the pairs of a table.
+
+    Arguments and errors of `evaluate.pairs.score_pairs`; mask, segmentation and tissue may hold ``{case}``.
+    """
+    from synthmr.evaluate.pairs import Given, score_pairs
+    from synthmr.evaluate.protocols import get_protocols
+
+    given = Given(mask, segmentation, tissue, method, as_written, parse_aliases(aliases))
+    return score_pairs(predictions, truths, get_protocols(protocols), given, metrics, regions, progress)
+
+
+def compare(
+    rows: Sequence[Score], reference: str = "", metrics: Sequence[str] = (), regions: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Paired tests of every method against the reference; arguments and errors of `evaluate.statistics.compare_tables`."""
+    from synthmr.evaluate.statistics import compare_tables
+
+    return compare_tables(rows, reference, metrics, regions)
+
+
+def protocols(name: str = "") -> list[dict[str, Any]]:
+    """The protocols in the box, or one, as plain data."""
+    from synthmr.evaluate.protocols import PROTOCOLS, get_protocol
+
+    return [to_dict(protocol) for protocol in ([get_protocol(name)] if name else PROTOCOLS.values())]
+
+
+def report(
+    runs: Sequence[Path],
+    path: Path,
+    data: Path | None = None,
+    split: str = "test",
+    protocols: Sequence[str] = (),
+    title: str = "",
+    command: str = "",
+    aliases: Sequence[str] = (),
+    split_file: Path | None = None,
+    progress: Tick | None = None,
+    device: str = "auto",
+    keep: bool = True,
+) -> Path:
+    """Score runs and write one self-contained page about them; of many cases, those that it shows are predicted again.
+
+    Args:
+        runs: folders; the first one's method is the one that cases are ordered by.
+        path: of the page.
+        data: the cohort; None: where the first run says it was trained on.
+        title: heading; empty: methods and target.
+        command: that made the page.
+        split, protocols, aliases, split_file, progress, device, keep: as `evaluate` takes them.
+
+    Raises:
+        UsageError: no data are known, or the runs cannot be compared.
+        DataError: what `evaluate` raises, or the page cannot be written.
+    """
+    from synthmr.evaluate.lint import lint_lines
+    from synthmr.predictions import Kept
+    from synthmr.report.html import MOST_CASES
+    from synthmr.report.run_page import known_data, write_report
+    from synthmr.run import RunFolder
+
+    folders = [RunFolder.open(run) for run in runs]
+    data = data if data is not None else known_data(folders[0].info, runs[0])
+    kept = Kept(MOST_CASES)
+    how: dict[str, Any] = {"device": device, "keep": keep}
+    found = evaluate(runs, data, split, protocols, None, aliases, split_file, progress, each=kept.add, **how)
+    rows = found.rows
+    methods = ", ".join(dict.fromkeys(folder.config.method for folder in folders))
+    title = title or f"{methods}: {', '.join(folders[0].config.sources)} to {', '.join(folders[0].config.targets)}"
+    notes = [*dict.fromkeys(f"Left out: {line}" for line in found.skipped), *lint_lines(found.warnings)]
+    if len(folders) > 1:
+        notes += [row["text"] for row in compare(rows)]
+    words: dict[str, Any] = {"aliases": aliases, "split_file": split_file, "progress": progress, **how}
+    write_report(path, runs, data, split, rows, title, command, notes, figures=kept.all, **words)
+    return path
