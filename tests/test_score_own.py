@@ -261,20 +261,23 @@ def test_the_truth_has_no_say_in_the_prediction(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("normalizer", "intensity"),
+    ("settings", "intensity"),
     [
-        ("percentile", "normalized"),
-        ("percentile", "scanner"),
-        ("zscore", "normalized"),
-        ("zscore", "scanner"),
+        ("prepare.normalizer=percentile", "normalized"),
+        ("prepare.normalizer=percentile", "scanner"),
+        ("prepare.normalizer=zscore", "normalized"),
+        ("prepare.normalizer=zscore", "scanner"),
+        # no brightness, whose entry names the percentile too
+        ("prepare.percentile=95 train.brightness=false", "normalized"),
+        ("prepare.percentile=95 prepare.normalizer=mean", "scanner"),
     ],
 )
 def test_on_the_phantom_score_of_what_synthesize_writes_is_what_evaluate_says(
-    synthmr: Run, phantom: Path, tmp_path: Path, intensity: str, normalizer: str
+    synthmr: Run, phantom: Path, tmp_path: Path, intensity: str, settings: str
 ) -> None:
     """Through the command line, from training to the numbers."""
     run, out = tmp_path / "run", tmp_path / "out"
-    synthmr(*train_words("linear", phantom, run, "--set", f"prepare.normalizer={normalizer}"))
+    synthmr(*train_words("linear", phantom, run, *(word for each in settings.split() for word in ("--set", each))))
     synthmr("-q", "synthesize", run, phantom, "--out", out, "--intensity", intensity, "--split", "validation")
     said = json.loads(synthmr("-q", "evaluate", run, phantom, "--split", "validation", "--json").stdout)["scores"]
     done = synthmr("score", out, phantom, "--json")

@@ -367,7 +367,11 @@ class _Job:
                     intensity=self.intensity,
                     brightness=self._brightness(contrast, part),
                     notes=notes,
-                    more={"lesion_mask": NO_LESION} if str(self.lesion) == NO_LESION else {},
+                    more={
+                        # the truth's normaliser needs it too, where the file is scored
+                        "percentile": self.predictor.config.prepare.percentile,
+                        **({"lesion_mask": NO_LESION} if str(self.lesion) == NO_LESION else {}),
+                    },
                 )
         return tuple(dict.fromkeys(told))
 
