@@ -108,6 +108,35 @@ def test_no_case_with_a_target_says_so(half: Path, tmp_path: Path) -> None:
         pipeline.prepared(copy, config, cache=tmp_path / "cache")
 
 
+def test_a_case_that_lacks_something_or_cannot_be_read_costs_itself_alone(half: Path, tmp_path: Path) -> None:
+    config = pipeline.configure("milr", "T1w,T2w", "FLAIR", settings=SMALL, budget={"steps": 1})
+    store, split = pipeline.prepared(half, config, cache=tmp_path / "cache")
+    pipeline.train(config, store, split, tmp_path / "run", accelerator="cpu")
+    data = Path(shutil.copytree(half, tmp_path / "data"))
+    cases = pipeline.index(data).cases
+    lacking = {case.name for case in cases if "FLAIR" not in case.images}
+    whole = [case for case in cases if case.name not in lacking]
+    whole[0].image("T2w").unlink()
+    damaged = whole[1].image("T1w")
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    how: dict[str, Any] = {"device": "cpu", "keep": False, "inputs": ["T1w", "T2w"]}
+    found = pipeline.evaluate([tmp_path / "run"], data, "all", **how)
+    assert {row.case for row in found.rows} == {case.name for case in whole[2:]}
+    assert [line.split(":")[0] for line in found.failed] == [whole[1].name]
+    assert {line.split(":")[0] for line in found.skipped} == lacking | {whole[0].name, whole[1].name}
+    assert any("has no T2w" in line for line in found.skipped)
+    with pytest.raises(DataError, match="has no FLAIR"):
+        pipeline.evaluate([tmp_path / "run"], data, "all", strict=True, **how)
+    # subsets are compared on the same cases
+    damaged.unlink()
+    said: list[str] = []
+    progress: dict[str, Any] = {"show": lambda title: nullcontext(), "train_show": None, "say": said.append}
+    rows = score_subsets(tmp_path / "run", data, None, split="all", device="cpu", keep=False, **progress)
+    by_subset = {name: {row.case for row in rows if row.method == name} for name in ("T1w", "T2w", "T1w+T2w")}
+    assert set(map(frozenset, by_subset.values())) == {frozenset(case.name for case in whole[2:])}
+    assert len(said) == 1 and f"{whole[1].name} (no T1w)" in said[0]
+
+
 def test_no_contrast_is_predicted_from_itself(half: Path, tmp_path: Path) -> None:
     config = pipeline.configure("milr", "T1w,T2w,FLAIR", "T2w,FLAIR", settings=SMALL, budget={"steps": 2})
     store, split = pipeline.prepared(half, config, cache=tmp_path / "cache")

@@ -369,6 +369,8 @@ def evaluate(
     # on standard error, beside the JSON too: what was left out must not be lost on a script
     _console().remarks(found)
     console.say(f"written to {path}")
+    if found.failed:
+        raise typer.Exit(1)
 
 
 @app.command()

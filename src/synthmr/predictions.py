@@ -61,6 +61,19 @@ class Predicted:
         return join(results)
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """The cases that could not be scored, a line each with the reason.
+
+    Attributes:
+        lacking: those that do not have the truth or an input.
+        failed: those whose files cannot be read or prepared.
+    """
+
+    lacking: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
 class Kept:
     """The predictions of one pass, held for a second use for as long as they are few.
 
@@ -91,17 +104,18 @@ def predictions(
     cases: Collection[str] | None = None,
     device: str = "auto",
     keep: bool = True,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Predicted]:
     """Predict held-out cases with one or more runs, a case at a time.
 
     ``inputs`` are the contrasts that the runs are given (none: all), ``names`` what they are called (none: by method or folder),
     ``cases`` those of the split that are predicted (None: all). With ``keep``, predictions are kept for the next time, and kept
-    ones are taken.
+    ones are taken. With ``left_out``, a case that cannot be predicted costs itself alone, and is named there.
 
     Raises:
         UsageError: runs that were trained for other targets or prepared in other ways than the first: their numbers
             would not compare.
-        DataError: a case that cannot be prepared, or that lacks the truth.
+        DataError: without ``left_out``: a case that cannot be prepared, or that lacks the truth or one of ``inputs``.
     """
     from synthmr.io.index import index
 
@@ -109,8 +123,18 @@ def predictions(
     cohort = index(data, parse_aliases(aliases), split_file)
     part = select(cohort, next(iter(predictors.values())).run.split, split)
     wanted = [case for case in part if cases is None or case.name in cases]
+    for predictor in predictors.values():
+        check_inputs(inputs, predictor.run)
     for done, case in enumerate(wanted, start=1):
-        yield from _predict(case, predictors, inputs)
+        try:
+            found = list(_predict(case, predictors, inputs))
+        except DataError as error:
+            if left_out is None:
+                raise
+            lacks = _lacks(case, predictors, inputs)
+            (left_out.lacking if lacks else left_out.failed).append(f"{case.name}: {lacks or ' '.join(str(error).split())}")
+            found = []
+        yield from found
         if progress is not None:
             progress(done, len(wanted), case.name)
 
@@ -143,6 +167,14 @@ def open_runs(
     return {name: Predictor(run, settings, device, Keep.of_run(run.folder.path) if keep else None) for name, run in loaded.items()}
 
 
+def _lacks(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[str]) -> str:
+    """Which contrasts a case would need to be scored and does not have; empty where it has all."""
+    first = next(iter(predictors.values()))
+    needed = [*(inputs or (() if first.run.method.traits.any_subset else first.sources)), *first.targets]
+    missing = [name for name in dict.fromkeys(needed) if name not in case.images]
+    return f"has no {', '.join(missing)}, and was left out." if missing else ""
+
+
 def _predict(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[str]) -> Iterator[Predicted]:
     """Predict one case with every run, a `Predicted` a target; arguments and errors of `predictions`."""
     from synthmr.labels import to_classes
@@ -153,9 +185,10 @@ def _predict(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[s
     images: dict[str, dict[str, np.ndarray]] = {}
     borders: dict[str, Sequence[Sequence[int]]] = {}
     segmented: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name in inputs:
+        case.image(name)  # says what is missing: a prediction from fewer would stand under the same heading
     for name, predictor in predictors.items():
         config, run = predictor.config, predictor.run
-        check_inputs(inputs, run)
         missing = [target for target in predictor.targets if target not in case.images]
         jobs = predictor.jobs(tuple(case.images))
         if missing and (not jobs or not set(predictor.sources) & set(predictor.targets)):

@@ -68,10 +68,10 @@ class ScoreResult:
     Attributes:
         rows: the scores.
         warnings: of the linter (`synthmr.evaluate.lint`).
-        skipped: what was left out and why, a line each: a protocol for a case, a pair of files.
+        skipped: what was left out and why, a line each: a protocol for a case, a case, a pair of files.
         labels: how segmentations were read: case -> {"convention": name, "labels": {label: part}}; None where none was used.
         notes: what else to know about the files.
-        failed: the pairs of files among what was left out that should have been scored.
+        failed: the cases or pairs of files among what was left out that should have been scored.
     """
 
     rows: list[Score]

@@ -239,7 +239,11 @@ def score_cell(
     device: str = "auto",
     keep: bool = True,
 ) -> list[Score]:
-    """Scores of a trained cell, computed once; ``device`` and ``keep`` as of `pipeline.evaluate`."""
+    """Scores of a trained cell, computed once; ``device`` and ``keep`` as of `pipeline.evaluate`.
+
+    Raises:
+        DataError: a case cannot be scored: rows of a table are of the same cases.
+    """
     from synthmr.evaluate.protocols import get_protocols
     from synthmr.evaluate.scores import read_scores, write_scores
 
@@ -249,7 +253,7 @@ def score_cell(
     if path.is_file():
         return read_scores(path)
     settings = pipeline.predict_settings(plane=scoring.plane)
-    how: dict[str, Any] = {"progress": tick, "inputs": scoring.inputs, "device": device, "keep": keep}
+    how: dict[str, Any] = {"progress": tick, "inputs": scoring.inputs, "device": device, "keep": keep, "strict": True}
     rows = pipeline.evaluate([run], data, scoring.part, scoring.protocols, settings, aliases, **how).rows
     write_scores(path, rows)
     return rows

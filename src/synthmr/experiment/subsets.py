@@ -24,6 +24,7 @@ from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, cell_name
 from synthmr.predictions import select
 
 if TYPE_CHECKING:
+    from synthmr.case import Case
     from synthmr.run import LoadedRun
 
 #: words of the two ways in the method column
@@ -92,7 +93,8 @@ def score_subsets(
     if budget and not method.trains_in_steps:
         raise UsageError(f"{config.method} is fitted in one go and takes no --{next(iter(budget))}; leave it out.")
     _one_protocol(protocol)
-    select(pipeline.index(data, aliases), loaded.split, split)  # a wrong word is told before anything is trained
+    chosen = select(pipeline.index(data, aliases), loaded.split, split)  # a wrong word is told before anything is trained
+    cases = _complete(chosen, (*config.sources, *config.targets), say)
     cells = [Cell(_with(config, names, budget), loaded.split) for names in subsets_of(config.sources, spec.sources[0])]
     rows: list[Score] = []
     if any_subset:
@@ -100,8 +102,8 @@ def score_subsets(
             if set(config.targets) <= set(names):
                 continue  # where a contrast may be source and target: nothing is left to predict
             with show(f"score {'+'.join(names)}") as tick:
-                how: dict[str, Any] = {"aliases": aliases, "progress": tick, "device": device, "keep": keep}
-                found = pipeline.evaluate([run], data, split, [protocol], inputs=names, **how)
+                how: dict[str, Any] = {"aliases": aliases, "progress": tick, "device": device, "keep": keep, "cases": cases}
+                found = pipeline.evaluate([run], data, split, [protocol], inputs=names, strict=True, **how)
             rows += renamed(found.rows, "+".join(names))
     if not each or out is None:
         return rows
@@ -111,6 +113,21 @@ def score_subsets(
     words: dict[str, Any] = {"show": show, "train_show": train_show, "aliases": aliases, "cache": cache}
     predicts: dict[str, Any] = {"aliases": aliases, "device": device, "keep": keep}
     return rows + _run_each(cells, loaded, data, out, Scoring((protocol,), split), words, predicts)
+
+
+def _complete(cases: Sequence[Case], contrasts: Sequence[str], say: Callable[[str], None]) -> list[str]:
+    """Names of the cases that have every contrast: all subsets are scored on the same.
+
+    Raises:
+        DataError: there is none.
+    """
+    missing = {case.name: [name for name in dict.fromkeys(contrasts) if name not in case.images] for case in cases}
+    left = [f"{name} (no {', '.join(absent)})" for name, absent in missing.items() if absent]
+    if len(left) == len(missing):
+        raise DataError(f"no case has all of {', '.join(dict.fromkeys(contrasts))}: {'; '.join(left[:3])}; choose another --split.")
+    if left:
+        say(f"left out, so that all subsets are of the same cases: {', '.join(left)}")
+    return [name for name, absent in missing.items() if not absent]
 
 
 def _run_each(

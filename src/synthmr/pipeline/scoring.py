@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,10 @@ def evaluate(
     each: Callable[[Predicted], None] | None = None,
     device: str = "auto",
     keep: bool = True,
+    cases: Collection[str] | None = None,
+    strict: bool = False,
 ) -> ScoreResult:
-    """Predict and score: the scores, with what was left out and what the linter says.
+    """Predict and score: the scores, with what was left out and what the linter says. A bad case costs itself alone.
 
     Args:
         runs: folders; the first one's split is used.
@@ -52,32 +54,39 @@ def evaluate(
         each: is given every prediction once it is scored.
         device: that computes: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions for the next time, and take those that are kept.
+        cases: names of those cases of the part that are scored; None: all.
+        strict: a case that cannot be scored is a DataError.
+
+    Returns:
+        The scores. A case that lacks the truth or an input is named in ``skipped``, one that cannot be read in ``failed``, too.
 
     Raises:
         UsageError: unknown protocol, metric, split or device, or inputs that a run cannot do with.
-        DataError: a case that cannot be read, or that lacks the truth.
+        DataError: there is no case, or none could be scored.
     """
     from dataclasses import replace
 
     from synthmr.evaluate.protocols import get_protocols
     from synthmr.evaluate.scores import join
     from synthmr.predict.precision import resolve_device
-    from synthmr.predictions import predictions, tissue_labels
+    from synthmr.predictions import LeftOut, predictions, tissue_labels
 
     resolve_device(device)
     chosen = get_protocols(protocols)
     if metrics:  # here, so that a mistyped name is told before anything is predicted
         chosen = [replace(protocol, metrics=tuple(metrics)) for protocol in chosen]
     results = []
-    how: dict[str, Any] = {"device": device, "keep": keep}
+    left = LeftOut()
+    how: dict[str, Any] = {"device": device, "keep": keep, "cases": cases, "left_out": None if strict else left}
     for predicted in predictions(runs, data, split, settings, aliases, split_file, progress, inputs, **how):
         labels = tissue_labels(data, tissue, predicted.prepared) if tissue and regions else None
         results.append(predicted.scores(chosen, regions, labels))
         if each is not None:
             each(predicted)
     found = join(results)
+    found = replace(found, skipped=[*found.skipped, *left.lacking, *left.failed], failed=left.failed)
     if not found.rows:
-        raise DataError(f"nothing could be scored: {'; '.join(dict.fromkeys(found.skipped))}.")
+        raise DataError(f"nothing could be scored: {'; '.join(list(dict.fromkeys(found.skipped))[:3]).rstrip('.')}.")
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from synthmr.config import to_dict
 from synthmr.errors import UsageError
 from synthmr.evaluate.scores import Score, main_scores
-from synthmr.predictions import Predicted, predictions
+from synthmr.predictions import LeftOut, Predicted, predictions
 from synthmr.prepare.normalize import to_unit
 from synthmr.report import html
 from synthmr.report.views import FigureCase
@@ -70,7 +70,8 @@ def write_report(
         },
     }
     if figures is None:
-        how: dict[str, Any] = {"cases": html.chosen_cases(rows), "device": device, "keep": keep}
+        # a case that is left out has no scores, and was named with them
+        how: dict[str, Any] = {"cases": html.chosen_cases(rows), "device": device, "keep": keep, "left_out": LeftOut()}
         figures = predictions(runs, data, split, None, aliases, split_file, progress, **how)
     cases = (figure_case(predicted, rows) for predicted in figures)
     records = {folder.config.method: folder.records() for folder in folders}
