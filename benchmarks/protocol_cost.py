@@ -17,6 +17,7 @@ from statistics import median
 
 from common import write
 from synthmr import pipeline
+from synthmr.reading import Reading
 
 ROUNDS = 3
 
@@ -24,7 +25,7 @@ ROUNDS = 3
 def seconds(run: Path, data: Path, split_file: Path, protocols: list[str]) -> float:
     """Of one evaluation."""
     start = time.process_time()
-    pipeline.evaluate([run], data, "all", protocols, split_file=split_file)
+    pipeline.evaluate([run], data, "all", protocols, reading=Reading(split_file=split_file))
     return time.process_time() - start
 
 

@@ -15,6 +15,7 @@ from synthmr import pipeline
 from synthmr.config import RunConfig
 from synthmr.errors import DataError, UsageError
 from synthmr.experiment.crossval import cross_validate
+from synthmr.reading import Reading
 from synthmr.run import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,7 +107,7 @@ def test_other_settings_are_refused(done: Path, data: Path, cache: Path, k: int,
     with pytest.raises(UsageError, match="data was"):
         validate(data.parent, done, cache)
     with pytest.raises(UsageError, match="aliases was"):
-        validate(data, done, cache, aliases=["t1km=T1ce"])
+        validate(data, done, cache, reading=Reading(aliases=("t1km=T1ce",)))
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
 
 

@@ -17,6 +17,7 @@ from synthmr.evaluate.scores import read_scores
 from synthmr.experiment import runner
 from synthmr.experiment.runner import Options, Outcome, plan, run, substitutions
 from synthmr.experiment.spec import Experiment
+from synthmr.reading import Reading
 from synthmr.run import RunFolder
 
 ALL = ("T1w", "T1ce", "T2w", "FLAIR")
@@ -121,7 +122,7 @@ def test_a_contrast_stands_for_another() -> None:
 
 
 def test_a_contrast_of_ones_own_can_stand_for_another() -> None:
-    options = Options(substitute=substitutions(["T2w=mine"], ["mine=T1rho"]), aliases=("mine=T1rho",))
+    options = Options(substitute=substitutions(["T2w=mine"], ["mine=T1rho"]), reading=Reading(aliases=("mine=T1rho",)))
     (planned,) = plan(table(LINEAR), ("T1w", "T1rho", "FLAIR"), options)
     assert planned.config.sources == ("T1w", "T1rho")
 
@@ -202,7 +203,7 @@ def test_second_run_does_nothing(ran: Path, data: Path, cache: Path, monkeypatch
         ({"steps": 3}, "options.steps was None and is 3"),
         ({"minutes": 1.5}, "options.minutes was None and is 1.5"),
         ({"substitute": {"T2w": "T1ce"}}, "options.substitute.T2w was None and is 'T1ce'"),
-        ({"aliases": ("mine=T1rho",)}, "options.aliases was"),
+        ({"reading": Reading(aliases=("mine=T1rho",))}, "options.aliases was"),
     ],
 )
 def test_a_folder_of_other_settings_is_refused(ran: Path, data: Path, cache: Path, options: dict[str, Any], words: str) -> None:

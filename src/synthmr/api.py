@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthmr import pipeline
-from synthmr.contrasts import parse_aliases, resolve_list, split_words
+from synthmr.contrasts import resolve_list, split_words
 from synthmr.errors import UsageError, did_you_mean
+from synthmr.reading import Reading
 
 if TYPE_CHECKING:
     from synthmr.api_run import Run
@@ -62,18 +63,29 @@ def _paths(value: AnyPath | Sequence[AnyPath]) -> list[Path]:
     return [Path(value)] if isinstance(value, (str, PathLike)) else [Path(each) for each in value]
 
 
-def index(data: AnyPath, *, alias: Words | None = None, split_file: AnyPath | None = None) -> Cohort:
+def index(
+    data: AnyPath,
+    *,
+    alias: Words | None = None,
+    split_file: AnyPath | None = None,
+    subject: str = "",
+    entity: Words | Mapping[str, str] | None = None,
+    prefer: Words | None = None,
+) -> Cohort:
     """Find the cases of a folder or table.
 
     Args:
         data: folder of cases (BraTS, BIDS, ``subject/CONTRAST.nii.gz``), or a CSV or TSV table.
         alias: ``alias=CONTRAST`` words, for file names that synthmr does not know.
         split_file: TSV with the columns case and split, in place of the data's own.
+        subject: regular expression with the groups ``subject`` and, if wanted, ``session``, searched for in each path below data.
+        entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
+        prefer: words; of several versions of one scan that whose path has the word wins.
 
     Raises:
         DataError: there is no case.
     """
-    return pipeline.index(Path(data), words(alias), optional(split_file))
+    return pipeline.index(Path(data), reading(alias, split_file, subject, entity, prefer))
 
 
 def audit(
@@ -83,6 +95,9 @@ def audit(
     target: Words | None = None,
     alias: Words | None = None,
     split_file: AnyPath | None = None,
+    subject: str = "",
+    entity: Words | Mapping[str, str] | None = None,
+    prefer: Words | None = None,
 ) -> list[Finding]:
     """Find what would make training wrong, or at least worse.
 
@@ -92,12 +107,15 @@ def audit(
         target: contrasts that will come out.
         alias: ``alias=CONTRAST`` words.
         split_file: TSV with the columns case and split.
+        subject: regular expression with the groups ``subject`` and, if wanted, ``session``, searched for in each path below data.
+        entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
+        prefer: words; of several versions of one scan that whose path has the word wins.
 
     Returns:
         Findings with level (error or warning), case, contrast, what, meaning and fix.
     """
     given = [",".join(words(value)) for value in (sources, target)]
-    return pipeline.audit(Path(data), given[0], given[1], words(alias), optional(split_file))
+    return pipeline.audit(Path(data), given[0], given[1], reading(alias, split_file, subject, entity, prefer))
 
 
 def train(
@@ -117,6 +135,9 @@ def train(
     resume: bool = False,
     alias: Words | None = None,
     split_file: AnyPath | None = None,
+    subject: str = "",
+    entity: Words | Mapping[str, str] | None = None,
+    prefer: Words | None = None,
     cache: AnyPath | None = None,
     devices: int = 1,
     accelerator: str = "auto",
@@ -140,6 +161,9 @@ def train(
         resume: continue the run in ``out`` from its last checkpoint.
         alias: ``alias=CONTRAST`` words.
         split_file: TSV with the columns case and split.
+        subject: regular expression with the groups ``subject`` and, if wanted, ``session``, searched for in each path below data.
+        entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
+        prefer: words; of several versions of one scan that whose path has the word wins.
         cache: folder for prepared data; None: ``$SYNTHMR_CACHE`` or ``~/.cache/synthmr``.
         devices: processes or GPUs.
         accelerator: auto, cpu or cuda.
@@ -156,10 +180,10 @@ def train(
     targets = words(target)
     if not targets:
         raise UsageError("train(..., target=...) is missing: say which contrasts come out, for example target='FLAIR'.")
-    folder, names = Path(data), words(sources)
+    folder, names, read = Path(data), words(sources), reading(alias, split_file, subject, entity, prefer)
     if not names:
-        meant = resolve_list(",".join(targets), parse_aliases(words(alias)))
-        names = [name for name in _contrasts(folder, words(alias), optional(split_file)) if name not in meant]
+        meant = resolve_list(",".join(targets), read.known)
+        names = [name for name in _contrasts(folder, read) if name not in meant]
     settings: RunConfig = pipeline.configure(
         method,
         ",".join(names),
@@ -169,19 +193,19 @@ def train(
         settings=_settings(set),
         budget=budget,
         seed=seed,
-        aliases=words(alias),
+        aliases=read.aliases,
     )
-    store, split = pipeline.prepared(folder, settings, words(alias), optional(split_file), optional(cache))
+    store, split = pipeline.prepared(folder, settings, read, optional(cache))
     return pipeline.train(settings, store, split, Path(out), resume, devices, 1, accelerator, progress, data=folder)
 
 
-def _contrasts(data: Path, alias: Sequence[str], split_file: Path | None) -> tuple[str, ...]:
+def _contrasts(data: Path, read: Reading) -> tuple[str, ...]:
     """Every contrast of a cohort or prepared store."""
     from synthmr.data.store import Store
 
     if (data / "store.json").is_file():
         return Store.open(data).contrasts
-    return pipeline.index(data, alias, split_file).contrasts
+    return pipeline.index(data, read).contrasts
 
 
 def load(run: AnyPath, *, which: str = "best", device: str = "auto") -> Run:
@@ -214,6 +238,9 @@ def dataset(
     set: Mapping[str, Any] | Sequence[str] | None = None,
     alias: Words | None = None,
     split_file: AnyPath | None = None,
+    subject: str = "",
+    entity: Words | Mapping[str, str] | None = None,
+    prefer: Words | None = None,
     cache: AnyPath | None = None,
 ) -> SliceDataset:
     """The prepared slices of a cohort as a `torch.utils.data.Dataset`, for a training loop of your own.
@@ -227,6 +254,9 @@ def dataset(
         set: values of the preparation, such as ``{"prepare.normalizer": "zscore"}``.
         alias: ``alias=CONTRAST`` words.
         split_file: TSV with the columns case and split.
+        subject: regular expression with the groups ``subject`` and, if wanted, ``session``, searched for in each path below data.
+        entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
+        prefer: words; of several versions of one scan that whose path has the word wins.
         cache: folder for prepared data; None: ``$SYNTHMR_CACHE`` or ``~/.cache/synthmr``.
 
     Raises:
@@ -236,12 +266,13 @@ def dataset(
     from synthmr.data.dataset import SliceDataset
     from synthmr.data.reader import Reader
 
+    read = reading(alias, split_file, subject, entity, prefer)
     config = pipeline.configure(
-        "linear", ",".join(words(sources)), ",".join(words(target)), settings=_settings(set), aliases=words(alias)
+        "linear", ",".join(words(sources)), ",".join(words(target)), settings=_settings(set), aliases=read.aliases
     )
     if split not in ("train", "validation", "test"):
         raise UsageError(f"split {split!r}: {did_you_mean(split, ('train', 'validation', 'test'))}")
-    store, parts = pipeline.prepared(Path(data), config, words(alias), optional(split_file), optional(cache))
+    store, parts = pipeline.prepared(Path(data), config, read, optional(cache))
     reader = Reader(store, config.prepare, config.sources, config.targets)
     return SliceDataset(reader, parts.part(split), plane)
 
@@ -260,6 +291,9 @@ def evaluate(
     plane: str = "",
     alias: Words | None = None,
     split_file: AnyPath | None = None,
+    subject: str = "",
+    entity: Words | Mapping[str, str] | None = None,
+    prefer: Words | None = None,
     device: str = "auto",
     keep: bool = True,
 ) -> ScoreResult:
@@ -278,6 +312,9 @@ def evaluate(
         plane: axial, coronal or sagittal slices; empty: as in training.
         alias: ``alias=CONTRAST`` words.
         split_file: TSV with the columns case and split.
+        subject: regular expression with the groups ``subject`` and, if wanted, ``session``, searched for in each path below data.
+        entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
+        prefer: words; of several versions of one scan that whose path has the word wins.
         device: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions for the next time, and take those that are kept.
 
@@ -294,8 +331,7 @@ def evaluate(
         split,
         words(protocol),
         pipeline.predict_settings(mode, precision=precision, plane=plane),
-        words(alias),
-        optional(split_file),
+        reading(alias, split_file, subject, entity, prefer),
         metrics=words(metrics),
         regions=regions,
         tissue=tissue,
@@ -319,6 +355,9 @@ def synthesize(
     split: str = "",
     alias: Words | None = None,
     split_file: AnyPath | None = None,
+    subject: str = "",
+    entity: Words | Mapping[str, str] | None = None,
+    prefer: Words | None = None,
     device: str = "auto",
     keep: bool = True,
 ) -> Summary:
@@ -338,6 +377,9 @@ def synthesize(
         split: only this part of the run's split.
         alias: ``alias=CONTRAST`` words.
         split_file: TSV with the columns case and split.
+        subject: regular expression with the groups ``subject`` and, if wanted, ``session``, searched for in each path below data.
+        entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
+        prefer: words; of several versions of one scan that whose path has the word wins.
         device: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions for the next time, and take those that are kept.
 
@@ -356,8 +398,7 @@ def synthesize(
         pipeline.predict_settings(mode, precision=precision, plane=plane),
         overwrite,
         split,
-        words(alias),
-        optional(split_file),
+        reading(alias, split_file, subject, entity, prefer),
         words(map),
         optional(lesion_mask),
         device=device,
@@ -405,6 +446,18 @@ def score(
         tissue=optional(tissue),
         as_written=as_written,
     )
+
+
+def reading(
+    alias: Words | None,
+    split_file: AnyPath | None,
+    subject: str,
+    entity: Words | Mapping[str, str] | None,
+    prefer: Words | None,
+) -> Reading:
+    """How a folder is read, from the words of a call."""
+    entities = entity if isinstance(entity, Mapping) else words(entity)
+    return Reading.of(words(alias), optional(split_file), subject, entities, words(prefer))
 
 
 def optional(path: AnyPath | None) -> Path | None:

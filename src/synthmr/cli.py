@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from synthmr import __version__, cli_experiment, cli_score
-from synthmr.cli_experiment import Alias, AsJson, Cache, Data, Device, NoKeep, budget_of
+from synthmr.cli_experiment import AsJson, Cache, Device, NoKeep, budget_of
+from synthmr.cli_reading import Data, reads
 from synthmr.cli_score import Metrics, Protocols, Regions
 from synthmr.contrasts import split_words
 from synthmr.errors import SynthmrError, UsageError
+from synthmr.reading import AS_IT_IS, Reading
 from synthmr.threads import set_threads
 
 if TYPE_CHECKING:
@@ -32,8 +34,6 @@ app = typer.Typer(
 )
 
 _state = {"verbose": 0, "quiet": False}
-
-SplitFile = Annotated[Path | None, typer.Option("--split-file", help="TSV with columns case, split.")]
 
 
 def _version(show: bool) -> None:
@@ -63,12 +63,13 @@ def _console(json: bool = False) -> Console:
 
 
 @app.command()
-def index(data: Data, alias: Alias = None, split_file: SplitFile = None, json: AsJson = False) -> None:
+@reads()
+def index(data: Data, reading: Reading = AS_IT_IS, json: AsJson = False) -> None:
     """Print cases x contrasts, what is missing, grids and problems."""
     from synthmr import pipeline
 
     console = _console(json)
-    summary = pipeline.describe(pipeline.index(data, alias or [], split_file))
+    summary = pipeline.describe(pipeline.index(data, reading))
     if json:
         console.json(summary)
     else:
@@ -76,12 +77,12 @@ def index(data: Data, alias: Alias = None, split_file: SplitFile = None, json: A
 
 
 @app.command()
+@reads()
 def audit(
     data: Data,
     sources: Annotated[str, typer.Option(help="Contrasts that will go in; default: all.")] = "",
     target: Annotated[str, typer.Option(help="Contrasts that will come out.")] = "",
-    alias: Alias = None,
-    split_file: SplitFile = None,
+    reading: Reading = AS_IT_IS,
     json: AsJson = False,
 ) -> None:
     """Find what would make training wrong; exit 1 if anything would."""
@@ -89,7 +90,7 @@ def audit(
 
     console = _console(json)
     with console.progress("audit") as tick:
-        findings = pipeline.audit(data, sources, target, alias or [], split_file, progress=tick)
+        findings = pipeline.audit(data, sources, target, reading, progress=tick)
     if json:
         console.json([vars(finding) for finding in findings])
     else:
@@ -99,6 +100,7 @@ def audit(
 
 
 @app.command()
+@reads()
 def prepare(
     data: Data,
     sources: Annotated[str, typer.Option(help="Contrasts that go in, for example T1w,T2w.")],
@@ -108,8 +110,7 @@ def prepare(
     preset: Annotated[str, typer.Option(help="Preset of the method.")] = "fast",
     settings: Annotated[list[str] | None, typer.Option("--set", help="prepare.KEY=VALUE; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
-    alias: Alias = None,
-    split_file: SplitFile = None,
+    reading: Reading = AS_IT_IS,
     cache: Cache = None,
     json: AsJson = False,
 ) -> None:
@@ -117,9 +118,9 @@ def prepare(
     from synthmr import pipeline
 
     console = _console(json)
-    config = pipeline.configure(method, sources, target, preset=preset, settings=settings or [], seed=seed, aliases=alias or [])
+    config = pipeline.configure(method, sources, target, preset=preset, settings=settings or [], seed=seed, aliases=reading.aliases)
     with console.progress("prepare") as tick:
-        store, _ = pipeline.prepared(data, config, alias or [], split_file, cache, out, tick)
+        store, _ = pipeline.prepared(data, config, reading, cache, out, tick)
     if json:
         console.json({"path": str(out), "cases": list(store.names), "fingerprint": store.fingerprint})
     console.say(f"{len(store.names)} cases prepared in {out}")
@@ -160,6 +161,7 @@ def phantom(
 
 
 @app.command()
+@reads()
 def train(
     method: Annotated[str, typer.Argument(help="A name of `synthmr methods`.")],
     data: Data,
@@ -177,8 +179,7 @@ def train(
     devices: Annotated[int, typer.Option(help="Processes or GPUs a node.")] = 1,
     nodes: Annotated[int, typer.Option(help="Nodes.")] = 1,
     accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    alias: Alias = None,
-    split_file: SplitFile = None,
+    reading: Reading = AS_IT_IS,
     cache: Cache = None,
     json: AsJson = False,
 ) -> None:
@@ -196,16 +197,17 @@ def train(
         settings=settings or [],
         budget=named,
         seed=seed,
-        aliases=alias or [],
+        aliases=reading.aliases,
     )
     with console.progress("prepare") as tick:
-        store, split = pipeline.prepared(data, run_config, aliases=alias or [], split_file=split_file, cache=cache, progress=tick)
+        store, split = pipeline.prepared(data, run_config, reading, cache=cache, progress=tick)
     with console.training(f"{method} ({run_config.preset})") as live:
         result = pipeline.train(run_config, store, split, out, resume, devices, nodes, accelerator, live, data=data)
     console.result(result, out, json)
 
 
 @app.command()
+@reads()
 def extend(
     run: Annotated[Path, typer.Argument(help="Run folder of a method that can be extended (milr).")],
     data: Data,
@@ -218,8 +220,7 @@ def extend(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of training; may be repeated.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed (default: the run's).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT from its last checkpoint.")] = False,
-    alias: Alias = None,
-    split_file: SplitFile = None,
+    reading: Reading = AS_IT_IS,
     cache: Cache = None,
     json: AsJson = False,
 ) -> None:
@@ -230,7 +231,7 @@ def extend(
     console = _console(json)
     with console.progress("prepare") as tick:
         config, store, parts, loaded = pipeline.extension(
-            run, data, add_source, add_target, settings or [], named, seed, alias or [], split_file, cache, tick
+            run, data, add_source, add_target, settings or [], named, seed, reading, cache, tick
         )
     with console.training(f"{config.method} (more contrasts)") as live:
         result = pipeline.train(config, store, parts, out, resume, progress=live, extends=loaded, data=data)
@@ -238,6 +239,7 @@ def extend(
 
 
 @app.command()
+@reads()
 def synthesize(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     inputs: Annotated[
@@ -262,8 +264,7 @@ def synthesize(
     split: Annotated[str, typer.Option(help="Only cases of this part of the data's split: train, validation or test.")] = "",
     device: Device = "auto",
     no_keep: NoKeep = False,
-    alias: Alias = None,
-    split_file: SplitFile = None,
+    reading: Reading = AS_IT_IS,
     json: AsJson = False,
 ) -> None:
     """Write the synthetic volume of one case, or of every case of a cohort."""
@@ -279,7 +280,7 @@ def synthesize(
         if output is None:
             raise UsageError("CONTRAST=file words need -o FILE, the volume to write.")
         written = pipeline.synthesize_files(
-            run, pairs, output, mask, intensity, settings, overwrite, alias or [], map_ or [], lesion_mask, device, not no_keep
+            run, pairs, output, mask, intensity, settings, overwrite, reading, map_ or [], lesion_mask, device, not no_keep
         )
         console.say("\n".join(str(path) for path in written))
         if json:
@@ -296,8 +297,7 @@ def synthesize(
             settings,
             overwrite,
             split,
-            alias or [],
-            split_file,
+            reading,
             map_ or [],
             lesion_mask,
             progress=tick,
@@ -313,6 +313,7 @@ def synthesize(
 
 
 @app.command()
+@reads()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     data: Data,
@@ -330,8 +331,7 @@ def evaluate(
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal slices (default: as in training).")] = "",
     device: Device = "auto",
     no_keep: NoKeep = False,
-    alias: Alias = None,
-    split_file: SplitFile = None,
+    reading: Reading = AS_IT_IS,
     json: AsJson = False,
 ) -> None:
     """Score a run on held-out cases and write metrics.csv; with --against also test whether the runs differ."""
@@ -347,8 +347,7 @@ def evaluate(
             split,
             protocol or [],
             settings,
-            alias or [],
-            split_file,
+            reading,
             progress=tick,
             metrics=split_words([metrics]),
             regions=regions,
@@ -374,6 +373,7 @@ def evaluate(
 
 
 @app.command()
+@reads()
 def report(
     source: Annotated[Path, typer.Argument(help="Run folder, or the folder of an experiment.")],
     data: Annotated[Path | None, typer.Argument(help="Folder of cases (default: where it was trained).")] = None,
@@ -383,8 +383,7 @@ def report(
     protocol: Protocols = None,
     device: Device = "auto",
     no_keep: NoKeep = False,
-    alias: Alias = None,
-    split_file: SplitFile = None,
+    reading: Reading = AS_IT_IS,
     json: AsJson = False,
 ) -> None:
     """Write one self-contained page: scores, every subject, and each case in a viewer; opens in any browser from disk."""
@@ -400,7 +399,7 @@ def report(
             page.write(source, output, data, command, tick, device, not no_keep)
     else:
         with console.progress("report") as tick:
-            words = (output, data, split, protocol or [], "", command, alias or [], split_file, tick, device, not no_keep)
+            words = (output, data, split, protocol or [], "", command, reading, tick, device, not no_keep)
             pipeline.report([source, *(against or [])], *words)
     size = output.stat().st_size / 1e6
     if json:

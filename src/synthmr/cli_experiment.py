@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from synthmr.cli_reading import Data, reads
 from synthmr.errors import UsageError
+from synthmr.reading import AS_IT_IS, Reading
 
 if TYPE_CHECKING:
     from synthmr.console import Console
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
 
 tables = typer.Typer(help="The papers' tables as commands.", no_args_is_help=True)
 
-Data = Annotated[Path, typer.Argument(help="Folder of cases (BraTS, BIDS, subject/CONTRAST.nii.gz) or a CSV/TSV table.")]
-Alias = Annotated[list[str] | None, typer.Option("--alias", help="alias=CONTRAST; may be repeated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Folder for prepared data (default: $SYNTHMR_CACHE or ~/.cache/synthmr).")
@@ -35,6 +35,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
     """Register the verbs on the command line's app."""
 
     @app.command()
+    @reads(split_file=False)
     def cv(
         method: Annotated[str, typer.Argument(help="A name of `synthmr methods`.")],
         data: Data,
@@ -50,7 +51,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
         seed: Annotated[int, typer.Option(help="Seed of folds and training.")] = 0,
         device: Device = "auto",
         no_keep: NoKeep = False,
-        alias: Alias = None,
+        reading: Reading = AS_IT_IS,
         cache: Cache = None,
         json: AsJson = False,
     ) -> None:
@@ -68,7 +69,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             settings=settings or [],
             budget=budget_of(minutes=minutes, steps=steps),
             seed=seed,
-            aliases=alias or [],
+            aliases=reading.aliases,
         )
         rows = cross_validate(
             config,
@@ -76,7 +77,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             out,
             folds,
             protocols=protocol or [],
-            aliases=alias or [],
+            reading=reading,
             cache=cache,
             show=console.progress,
             train_show=console.training,
@@ -91,6 +92,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             console.say(f"written to {out / 'metrics.csv'}; compare methods with `synthmr compare`")
 
     @app.command()
+    @reads(split_file=False)
     def subsets(
         run: Annotated[Path, typer.Argument(help="Run folder with two sources or more.")],
         data: Data,
@@ -102,7 +104,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
         steps: Steps = None,
         device: Device = "auto",
         no_keep: NoKeep = False,
-        alias: Alias = None,
+        reading: Reading = AS_IT_IS,
         cache: Cache = None,
         json: AsJson = False,
     ) -> None:
@@ -119,7 +121,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             split=split,
             protocol=protocol,
             budget=budget_of(minutes=minutes, steps=steps),
-            aliases=alias or [],
+            reading=reading,
             cache=cache,
             show=console.progress,
             train_show=console.training,
@@ -183,6 +185,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             console.text(f"note: {line}")
 
     @tables.command("run")
+    @reads(split_file=False)
     def run_(
         name: Annotated[str, typer.Argument(help="A name of `synthmr experiment list`, or a .yaml file.")],
         out: Annotated[Path, typer.Option(help="Folder to write; an interrupted run goes on there.")],
@@ -199,7 +202,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
         only: Annotated[list[str] | None, typer.Option(help="Name of a row to run; may be repeated.")] = None,
         device: Device = "auto",
         no_keep: NoKeep = False,
-        alias: Alias = None,
+        reading: Reading = AS_IT_IS,
         cache: Cache = None,
         json: AsJson = False,
     ) -> None:
@@ -218,9 +221,9 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             minutes=minutes,
             steps=steps,
             seed=seed,
-            substitute=runner.substitutions(substitute or [], alias or []),
+            substitute=runner.substitutions(substitute or [], reading.aliases),
             only=tuple(only or ()),
-            aliases=tuple(alias or ()),
+            reading=reading,
             cache=cache,
             device=device,
             keep=not no_keep,
@@ -245,8 +248,11 @@ def _command(name: str, data: Path | None, out: Path, options: Options) -> str:
     words += ["--folds", str(options.folds)] if options.folds else ["--part", options.part]
     words += ["--minutes", f"{options.minutes:g}"] if options.minutes is not None else []
     words += ["--steps", str(options.steps)] if options.steps is not None else []
-    for option, values in (("--only", options.only), ("--alias", options.aliases)):
-        words += [word for value in values for word in (option, value)]
+    reading = options.reading
+    entities = [f"{key}={value}" for key, value in reading.entities.items()]
+    repeated = (("--only", options.only), ("--alias", reading.aliases), ("--entity", entities), ("--prefer", reading.prefer))
+    words += [word for option, values in repeated for value in values for word in (option, value)]
+    words += ["--subject", reading.subject] if reading.subject else []
     words += [word for old, new in options.substitute.items() for word in ("--substitute", f"{old}={new}")]
     return shlex.join(words)
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthmr.cli_experiment import Alias, AsJson
+from synthmr.cli_experiment import AsJson
+from synthmr.cli_reading import reads
 from synthmr.contrasts import split_words
 from synthmr.errors import UsageError
+from synthmr.reading import AS_IT_IS, Reading
 
 if TYPE_CHECKING:
     from synthmr.console import Console
@@ -31,6 +33,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
     """Register the verbs on the command line's app."""
 
     @app.command()
+    @reads(split_file=False)
     def score(
         predictions: Annotated[
             Path, typer.Argument(help="Synthetic volume, folder of volumes, or a table with the columns prediction, truth.")
@@ -59,7 +62,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             bool, typer.Option("--as-written", help="Score the voxels as they are, whatever a sidecar says of their units.")
         ] = False,
         out: Annotated[Path | None, typer.Option(help="CSV to write, as `synthmr compare` reads it.")] = None,
-        alias: Alias = None,
+        reading: Reading = AS_IT_IS,
         json: AsJson = False,
     ) -> None:
         """Score NIfTI files against others, without a run: from any tool. Exit 1 where a pair could not be scored."""
@@ -81,7 +84,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
                 tissue,
                 method,
                 as_written,
-                alias or [],
+                reading,
             )
         if out is not None:
             write_scores(out, found.rows)

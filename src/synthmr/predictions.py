@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from synthmr.config import config_hash
-from synthmr.contrasts import parse_aliases
 from synthmr.errors import DataError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from synthmr.evaluate.scores import ScoreResult
     from synthmr.predict.predictor import Predictor
     from synthmr.predict.settings import PredictSettings
+    from synthmr.reading import Reading
     from synthmr.run import LoadedRun
 
 
@@ -96,8 +96,7 @@ def predictions(
     data: Path,
     split: str = "test",
     settings: PredictSettings | None = None,
-    aliases: Sequence[str] = (),
-    split_file: Path | None = None,
+    reading: Reading | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     inputs: Sequence[str] = (),
     names: Sequence[str] = (),
@@ -117,10 +116,10 @@ def predictions(
             would not compare.
         DataError: without ``left_out``: a case that cannot be prepared, or that lacks the truth or one of ``inputs``.
     """
-    from synthmr.io.index import index
+    from synthmr.io.index import find
 
     predictors = open_runs(runs, names, settings, device, keep)
-    cohort = index(data, parse_aliases(aliases), split_file)
+    cohort = find(data, reading)
     part = select(cohort, next(iter(predictors.values())).run.split, split)
     wanted = [case for case in part if cases is None or case.name in cases]
     for predictor in predictors.values():

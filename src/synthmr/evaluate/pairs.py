@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from synthmr.contrasts import SEGMENTATION
@@ -14,6 +14,7 @@ from synthmr.evaluate.own import Own, read_own
 from synthmr.evaluate.pair import Pair, head_of, score_pair
 from synthmr.evaluate.protocols import Protocol
 from synthmr.evaluate.scores import ScoreResult, join
+from synthmr.reading import Reading
 
 #: how `synthmr synthesize` names the volumes of a cohort; maps and segmentations have other words in their place
 OWN_NAME = re.compile(r"^(?P<case>.+)_desc-synth_(?P<contrast>[^_]+)$")
@@ -38,7 +39,7 @@ class Given:
         tissue: tissue labels, likewise.
         method: what the predictions are called in tables; empty: what a sidecar or the folder says.
         as_written: score voxels as they are, whatever sidecars say.
-        aliases: contrast names of the truths' files.
+        reading: how a folder of truths is read.
     """
 
     mask: Path | None = None
@@ -46,7 +47,7 @@ class Given:
     tissue: Path | None = None
     method: str = ""
     as_written: bool = False
-    aliases: Mapping[str, str] | None = None
+    reading: Reading = field(default_factory=Reading)
 
     def own(self, image: Path) -> Own | None:
         """What the sidecar of a volume says, where there are both and it counts."""
@@ -196,10 +197,10 @@ def _of_folders(predictions: Path, truths: Path, given: Given) -> tuple[list[Pai
 
 def _truths(folder: Path, given: Given) -> dict[Key, Pair]:
     """(case, contrast) -> truth, with the mask and the segmentation of its case; empty where the folder holds no cases."""
-    from synthmr.io.index import index
+    from synthmr.io.index import find
 
     try:
-        cohort = index(folder, given.aliases)
+        cohort = find(folder, given.reading)
     except DataError:
         return {}
     found = {}
@@ -222,7 +223,7 @@ def _key(path: Path, own: Own | None, given: Given) -> Key | None:
         if match["contrast"] == "dseg" or "_rec-" in match["case"] or "_rec-" in stem(path):
             return None
         return match["case"], match["contrast"]
-    parsed = parse_name(stem(path), given.aliases)
+    parsed = parse_name(stem(path), given.reading.known)
     if parsed is None:
         return stem(path), ""
     return None if parsed.contrast == SEGMENTATION else (parsed.prefix or path.parent.name, parsed.contrast)

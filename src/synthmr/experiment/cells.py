@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from synthmr import pipeline
 from synthmr.config import RunConfig, config_hash
 from synthmr.data.split import Split
 from synthmr.errors import DataError
+from synthmr.reading import Reading
 
 if TYPE_CHECKING:
     from synthmr.evaluate.scores import Score
@@ -164,7 +165,7 @@ def train_cell(
     title: str,
     show: Shown,
     train_show: Shown,
-    aliases: Sequence[str] = (),
+    reading: Reading | None = None,
     cache: Path | None = None,
 ) -> Path:
     """Train a cell unless it is trained, resuming what was interrupted; the run folder that is to be scored.
@@ -177,7 +178,7 @@ def train_cell(
         _check_split(run, cell.split)
     else:
         with show(f"prepare {title}") as tick:
-            store, split = pipeline.prepared(data, cell.config, aliases, cache=cache, progress=tick, split=cell.split)
+            store, split = pipeline.prepared(data, cell.config, reading, cache=cache, progress=tick, split=cell.split)
         with train_show(title) as live:
             resume = _resumable(run, cell.config.method_word)
             pipeline.train(cell.config, store, split, run, resume=resume, progress=live, data=data)
@@ -185,9 +186,9 @@ def train_cell(
         return run
     extended = folder / "extended"
     if not trained(extended):
-        words: dict[str, Any] = {"add_targets": cell.extend, "budget": cell.budget, "aliases": aliases, "cache": cache}
+        words: dict[str, Any] = {"add_targets": cell.extend, "budget": cell.budget, "cache": cache}
         # the run's own split, whatever split the data bring: what this cell holds out stays held out
-        words["split_file"] = run / "split.tsv"
+        words["reading"] = (reading or Reading()).with_split(run / "split.tsv")
         with show(f"prepare {title}") as tick:
             config, store, split, loaded = pipeline.extension(run, data, tick=tick, **words)
         with train_show(f"{title}, {cell.extend} added") as live:
@@ -234,7 +235,7 @@ def score_cell(
     folder: Path,
     scoring: Scoring,
     *,
-    aliases: Sequence[str] = (),
+    reading: Reading | None = None,
     tick: Any = None,
     device: str = "auto",
     keep: bool = True,
@@ -254,7 +255,7 @@ def score_cell(
         return read_scores(path)
     settings = pipeline.predict_settings(plane=scoring.plane)
     how: dict[str, Any] = {"progress": tick, "inputs": scoring.inputs, "device": device, "keep": keep, "strict": True}
-    rows = pipeline.evaluate([run], data, scoring.part, scoring.protocols, settings, aliases, **how).rows
+    rows = pipeline.evaluate([run], data, scoring.part, scoring.protocols, settings, reading, **how).rows
     write_scores(path, rows)
     return rows
 

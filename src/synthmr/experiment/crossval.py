@@ -18,19 +18,20 @@ from synthmr.data.folds import Folds, make_folds, read_folds, write_folds
 from synthmr.errors import DataError, UsageError
 from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, locked, score_cell, train_cell
 from synthmr.io.naming import some
+from synthmr.reading import Reading
 
 if TYPE_CHECKING:
     from synthmr.evaluate.scores import Score
 
 
-def settle_folds(out: Path, data: Path, config: RunConfig, k: int, seed: int, aliases: Sequence[str] = ()) -> Folds:
+def settle_folds(out: Path, data: Path, config: RunConfig, k: int, seed: int, reading: Reading | None = None) -> Folds:
     """The folds of a folder: those that it holds, or new ones.
 
     Raises:
         UsageError: the folder holds another number of folds.
         DataError: the folds do not fit the data.
     """
-    cohort = pipeline.index(data, aliases)
+    cohort = pipeline.index(data, reading)
     path = out / "folds.tsv"
     needed = (*config.sources, *config.targets)
     if not path.is_file():
@@ -51,7 +52,7 @@ def cross_validate(
     k: int,
     *,
     protocols: Sequence[str] = (),
-    aliases: Sequence[str] = (),
+    reading: Reading | None = None,
     cache: Path | None = None,
     show: Shown,
     train_show: Shown,
@@ -67,7 +68,7 @@ def cross_validate(
         out: folder; an interrupted cross-validation goes on there.
         k: folds.
         protocols: of the scores; none: masked-volume.
-        aliases: ``alias=CONTRAST`` words.
+        reading: how the folder is read.
         cache: of prepared data.
         show: progress of preparing and scoring.
         train_show: progress of training.
@@ -89,12 +90,12 @@ def cross_validate(
     if (data / "store.json").is_file():
         raise UsageError(f"{data} is a prepared store, which holds one split; cross-validation needs the folder of images.")
     note = out / "crossval.json"
-    mine = {"config": to_dict(config), "data": str(data.resolve()), "aliases": list(aliases)}
+    mine = {"config": to_dict(config), "data": str(data.resolve()), **(reading or Reading()).note}
     if note.is_file():
         check_same(note, mine)
-    folds = settle_folds(out, data, config, k, config.seed, aliases)
+    folds = settle_folds(out, data, config, k, config.seed, reading)
     write_json(note, mine)
-    if pipeline.index(data, aliases).split_source is not None:
+    if pipeline.index(data, reading).split_source is not None:
         say("the data bring a split; cross-validation makes its own folds, in which every subject is tested once.")
     if folds.left_out:
         say(f"left out: {some(folds.left_out)}")
@@ -108,10 +109,10 @@ def cross_validate(
                 busy.append(fold)
                 continue
             title = f"{config.method}, fold {fold} of {k}"
-            run = train_cell(cell, data, folder, title=title, show=show, train_show=train_show, aliases=aliases, cache=cache)
+            run = train_cell(cell, data, folder, title=title, show=show, train_show=train_show, reading=reading, cache=cache)
             say(f"fold {fold} of {k} is trained: {run}")
             with show(f"test fold {fold}") as tick:
-                how: dict[str, Any] = {"aliases": aliases, "tick": tick, "device": device, "keep": keep}
+                how: dict[str, Any] = {"reading": reading, "tick": tick, "device": device, "keep": keep}
                 found = score_cell(run, data, folder, Scoring(tuple(protocols)), **how)
             rows += found
     if busy:

@@ -38,9 +38,9 @@ def reopen(folder: Path, data: Path | None = None) -> tuple[runner.Outcome, Path
 
     note = read_json(folder / "experiment.json")
     experiment = spec.load(str(folder / runner.TABLE), str(note["experiment"]))
-    options = runner.Options(**{**note["options"], "only": (), "cache": None, "aliases": tuple(note["options"]["aliases"])})
+    options = runner.Options.from_note(note["options"])
     data = data if data is not None else known_data(note, folder)
-    cohort = pipeline.index(data, options.aliases)
+    cohort = pipeline.index(data, options.reading)
     planned = tuple(runner.plan(experiment, cohort.contrasts, options))
     path = folder / "scores.csv"
     if not path.is_file():
@@ -106,7 +106,7 @@ def write(
         command,
         [experiment.about, *layout.differences(outcome)] if experiment.about else layout.differences(outcome),
         grids,
-        aliases=options.aliases,
+        reading=options.reading,
         figures=_figures(runs, data, part, replace(options, device=device, keep=keep), chosen_cases(rows), progress),
     )
     return path
@@ -131,7 +131,7 @@ def _figures(
     """Predictions of the shown rows under their names, fold by fold, of the cases that the page shows."""
     for each in zip(*runs.values(), strict=True):
         how: dict[str, Any] = {"names": list(runs), "cases": cases, "device": options.device, "keep": options.keep}
-        yield from predictions(list(each), data, part, None, options.aliases, None, progress, **how)
+        yield from predictions(list(each), data, part, None, options.reading, progress, **how)
 
 
 __all__ = ["UsageError", "is_experiment", "reopen", "shown_rows", "write"]

@@ -11,7 +11,7 @@ OUT/table.md, OUT/table.json      the table beside the paper's, and the claims (
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from synthmr.experiment.crossval import check_same, settle_folds
 from synthmr.experiment.spec import Experiment, Row
 from synthmr.io.naming import some
 from synthmr.predictions import select
+from synthmr.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Options:
         seed: of split, folds and training.
         substitute: contrast of the table -> contrast of the data that stands for it.
         only: names of rows to run; empty: all.
-        aliases: ``alias=CONTRAST`` words.
+        reading: how the folder is read.
         cache: of prepared data.
         device: that predicts: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions of the scored cases for the next time.
@@ -92,7 +93,7 @@ class Options:
     seed: int = 0
     substitute: Mapping[str, str] = field(default_factory=dict)
     only: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
+    reading: Reading = field(default_factory=Reading)
     cache: Path | None = None
     device: str = "auto"
     keep: bool = True
@@ -110,7 +111,14 @@ class Options:
     @property
     def noted(self) -> dict[str, Any]:
         """What a folder is of: all that decides its table, as plain data."""
-        return {key: value for key, value in to_dict(replace(self, cache=None, only=())).items() if key not in ("device", "keep")}
+        words = to_dict(replace(self, cache=None, only=()))
+        return {key: value for key, value in words.items() if key not in ("device", "keep", "reading")} | self.reading.note
+
+    @classmethod
+    def from_note(cls, note: Mapping[str, Any]) -> Options:
+        """The options that `noted` is of."""
+        mine = {each.name for each in fields(cls)} - {"only", "cache", "reading"}
+        return cls(**{key: value for key, value in note.items() if key in mine}, reading=Reading.from_note(note))
 
     @property
     def budget(self) -> dict[str, float]:
@@ -307,7 +315,7 @@ def run(
         data = _phantom(out, options, show)
     if (data / "store.json").is_file():
         raise UsageError(f"{data} is a prepared store, and the rows of a table are prepared in several ways; give the images.")
-    cohort = pipeline.index(data, options.aliases)
+    cohort = pipeline.index(data, options.reading)
     planned = plan(experiment, cohort.contrasts, options)
     if not any(each.config for each in planned):
         reasons = "; ".join(dict.fromkeys(each.reason for each in planned))
@@ -382,7 +390,7 @@ def _splits(
     sources = [name for name in dict.fromkeys(n for each in runnable for n in each.row.sources) if name not in targets]
     if options.folds:
         config = replace(runnable[0].config, sources=tuple(sources), targets=tuple(targets))
-        folds = settle_folds(out, data, config, options.folds, options.seed, options.aliases)
+        folds = settle_folds(out, data, config, options.folds, options.seed, options.reading)
         left_out = folds.left_out
         found: list[Split | None] = [folds.split(fold) for fold in range(1, folds.k + 1)]
     else:
@@ -431,9 +439,9 @@ def _row_scores(
                 continue
             title = f"{row.name}, fold {fold} of {options.folds}" if options.folds else row.name
             words: dict[str, Any] = {"title": title, "show": show, "train_show": train_show}
-            trained = train_cell(cell, data, folder, **words, aliases=options.aliases, cache=options.cache)
+            trained = train_cell(cell, data, folder, **words, reading=options.reading, cache=options.cache)
             with show(f"score {title}") as tick:
-                how: dict[str, Any] = {"aliases": options.aliases, "device": options.device, "keep": options.keep}
+                how: dict[str, Any] = {"reading": options.reading, "device": options.device, "keep": options.keep}
                 found += score_cell(trained, data, folder, scoring, tick=tick, **how)
     if busy:
         raise DataError(busy)

@@ -25,6 +25,7 @@ from synthmr.predictions import select
 
 if TYPE_CHECKING:
     from synthmr.case import Case
+    from synthmr.reading import Reading
     from synthmr.run import LoadedRun
 
 #: words of the two ways in the method column
@@ -40,7 +41,7 @@ def score_subsets(
     split: str = "test",
     protocol: str = "masked-volume",
     budget: Mapping[str, float] | None = None,
-    aliases: Sequence[str] = (),
+    reading: Reading | None = None,
     cache: Path | None = None,
     show: Shown,
     train_show: Shown,
@@ -59,7 +60,7 @@ def score_subsets(
         split: the part that is scored.
         protocol: of the scores.
         budget: of each training; none: the run's own.
-        aliases: ``alias=CONTRAST`` words.
+        reading: how the folder is read.
         cache: of prepared data.
         show: progress of scoring.
         train_show: progress of training.
@@ -93,7 +94,7 @@ def score_subsets(
     if budget and not method.trains_in_steps:
         raise UsageError(f"{config.method} is fitted in one go and takes no --{next(iter(budget))}; leave it out.")
     _one_protocol(protocol)
-    chosen = select(pipeline.index(data, aliases), loaded.split, split)  # a wrong word is told before anything is trained
+    chosen = select(pipeline.index(data, reading), loaded.split, split)  # a wrong word is told before anything is trained
     cases = _complete(chosen, (*config.sources, *config.targets), say)
     cells = [Cell(_with(config, names, budget), loaded.split) for names in subsets_of(config.sources, spec.sources[0])]
     rows: list[Score] = []
@@ -102,7 +103,7 @@ def score_subsets(
             if set(config.targets) <= set(names):
                 continue  # where a contrast may be source and target: nothing is left to predict
             with show(f"score {'+'.join(names)}") as tick:
-                how: dict[str, Any] = {"aliases": aliases, "progress": tick, "device": device, "keep": keep, "cases": cases}
+                how: dict[str, Any] = {"reading": reading, "progress": tick, "device": device, "keep": keep, "cases": cases}
                 found = pipeline.evaluate([run], data, split, [protocol], inputs=names, strict=True, **how)
             rows += renamed(found.rows, "+".join(names))
     if not each or out is None:
@@ -110,8 +111,8 @@ def score_subsets(
     few = [names for names in subsets_of(config.sources) if len(names) < spec.sources[0]]
     if few:
         say(f"left out, as {config.method} takes {spec.sources[0]} sources or more: {', '.join('+'.join(names) for names in few)}")
-    words: dict[str, Any] = {"show": show, "train_show": train_show, "aliases": aliases, "cache": cache}
-    predicts: dict[str, Any] = {"aliases": aliases, "device": device, "keep": keep}
+    words: dict[str, Any] = {"show": show, "train_show": train_show, "reading": reading, "cache": cache}
+    predicts: dict[str, Any] = {"reading": reading, "device": device, "keep": keep}
     return rows + _run_each(cells, loaded, data, out, Scoring((protocol,), split), words, predicts)
 
 

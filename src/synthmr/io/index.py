@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,51 @@ from synthmr.io.layouts import bids_anat_folders, bids_cases, folder_cases
 from synthmr.io.naming import Problems, parse_name, subject_of
 from synthmr.io.nifti import Grid, grid_text, is_nifti, read_grid, same_grid, stem
 from synthmr.io.table import apply_split, is_table, table_cases
+from synthmr.reading import Reading
 
 #: names of the split file that is looked for in a data folder
 SPLIT_FILES = ("splits.tsv", "splits.csv")
 
 
-def index(root: Path | str, aliases: Mapping[str, str] | None = None, split_file: Path | str | None = None) -> Cohort:
-    """Find the cases of ``root``.
+def index(
+    root: Path | str,
+    aliases: Mapping[str, str] | None = None,
+    split_file: Path | str | None = None,
+    *,
+    subject: str = "",
+    entities: Mapping[str, str] | None = None,
+    prefer: Sequence[str] = (),
+) -> Cohort:
+    """Find the cases of ``root``: `find` with the parts of a `Reading` as keywords.
 
     Args:
         root: a folder (BIDS; BraTS; CASE/CONTRAST.nii.gz; one single case) or a CSV/TSV table.
         aliases: further contrast names, from `synthmr.contrasts.parse_aliases`.
         split_file: table with columns case and split; default: ``splits.tsv`` in the folder, where there is one.
+        subject: regular expression that says who is who, see `Reading`.
+        entities: BIDS entity -> the value that a file must have, see `Reading`.
+        prefer: words of the paths to take where several files are versions of one scan.
+
+    Raises:
+        DataError: no such folder, no images in it, or a wrong table or split file.
+        UsageError: a pattern, entity or word that makes no sense.
+    """
+    words = [f"{alias}={name}" for alias, name in (aliases or {}).items()]
+    return find(root, Reading.of(words, Path(split_file) if split_file is not None else None, subject, entities, prefer))
+
+
+def find(root: Path | str, reading: Reading | None = None) -> Cohort:
+    """Find the cases of ``root``.
+
+    Args:
+        root: a folder (BIDS; BraTS; CASE/CONTRAST.nii.gz; one single case) or a CSV/TSV table.
+        reading: how it is read; None: as it is.
 
     Raises:
         DataError: no such folder, no images in it, or a wrong table or split file.
     """
-    root = Path(root)
+    root, reading = Path(root), reading or Reading()
+    aliases = reading.known
     problems = Problems()
     if not root.exists():
         raise DataError(f"no such folder: {root}. Check the path.")
@@ -53,7 +81,7 @@ def index(root: Path | str, aliases: Mapping[str, str] | None = None, split_file
     repeated = [name for name, times in Counter(case.name for case in cases).items() if times > 1]
     if repeated:
         raise DataError(f"{root} has two cases called {repeated[0]}; rename a folder, or list the files in a CSV/TSV table.")
-    source = _find_split_file(root, split_file)
+    source = _find_split_file(root, reading.split_file)
     if source is not None:
         cases = apply_split(cases, source, problems)
     elif any(case.split for case in cases):
@@ -66,9 +94,8 @@ def _is_vsd(case: Case) -> bool:
     return any(path.name.startswith("VSD.") for path in case.images.values())
 
 
-def _find_split_file(root: Path, given: Path | str | None) -> Path | None:
+def _find_split_file(root: Path, given: Path | None) -> Path | None:
     if given is not None:
-        given = Path(given)
         if not given.is_file():
             raise DataError(f"no such split file: {given}. Check the path.")
         return given

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from synthmr.contrasts import parse_aliases, resolve_list
+from synthmr.contrasts import resolve_list
+from synthmr.reading import Reading
 
 if TYPE_CHECKING:
     from synthmr.case import Cohort
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from synthmr.pipeline.ticks import Tick
 
 
-def index(data: Path, aliases: Sequence[str] = (), split_file: Path | None = None) -> Cohort:
+def index(data: Path, reading: Reading | None = None) -> Cohort:
     """Find the cases of a folder or table."""
-    from synthmr.io.index import index as find
+    from synthmr.io.index import find
 
-    return find(data, parse_aliases(aliases), split_file)
+    return find(data, reading)
 
 
 def describe(cohort: Cohort) -> dict[str, Any]:
@@ -32,16 +32,16 @@ def audit(
     data: Path,
     sources: str = "",
     target: str = "",
-    aliases: Sequence[str] = (),
-    split_file: Path | None = None,
+    reading: Reading | None = None,
     progress: Tick | None = None,
 ) -> list[Finding]:
     """Find what would make training wrong, or at least worse."""
     from synthmr.data.audit import audit as look
 
     named = ",".join(part for part in (sources, target) if part)
-    contrasts = resolve_list(named, parse_aliases(aliases)) if named else None
-    return look(index(data, aliases, split_file), contrasts, progress=progress)
+    reading = reading or Reading()
+    contrasts = resolve_list(named, reading.known) if named else None
+    return look(index(data, reading), contrasts, progress=progress)
 
 
 def phantom(

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synthmr.contrasts import parse_aliases, parse_files, split_words
+from synthmr.contrasts import parse_files, split_words
 from synthmr.errors import UsageError, did_you_mean
 from synthmr.pipeline.cohort import index
+from synthmr.reading import Reading
 
 if TYPE_CHECKING:
     from synthmr.pipeline.ticks import Tick
@@ -61,7 +62,7 @@ def synthesize_files(
     intensity: str = "scanner",
     settings: PredictSettings | None = None,
     overwrite: bool = False,
-    aliases: Sequence[str] = (),
+    reading: Reading | None = None,
     maps: Sequence[str] = (),
     lesion: Path | None = None,
     device: str = "auto",
@@ -70,7 +71,7 @@ def synthesize_files(
     """Synthesise from ``CONTRAST=file`` words into one file (a file a target where the run has several)."""
     from synthmr.predict import cohort
 
-    files = parse_files(pairs, parse_aliases(aliases))
+    files = parse_files(pairs, (reading or Reading()).known)
     return cohort.synthesize_files(
         predictor_of(run, settings, device, keep),
         files,
@@ -91,8 +92,7 @@ def synthesize_cohort(
     settings: PredictSettings | None = None,
     overwrite: bool = False,
     split: str = "",
-    aliases: Sequence[str] = (),
-    split_file: Path | None = None,
+    reading: Reading | None = None,
     maps: Sequence[str] = (),
     lesion: Path | None = None,
     progress: Tick | None = None,
@@ -106,7 +106,7 @@ def synthesize_cohort(
     from synthmr.predictions import select
 
     predictor = predictor_of(run, settings, device, keep)
-    cohort = index(data, aliases, split_file)
+    cohort = index(data, reading)
     if split:
         cohort = replace(cohort, cases=tuple(select(cohort, predictor.run.split, split)))
     return synthesize(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthmr.config import to_dict
-from synthmr.contrasts import parse_aliases
 from synthmr.errors import DataError
+from synthmr.reading import Reading
 
 if TYPE_CHECKING:
     from synthmr.evaluate.scores import Score, ScoreResult
@@ -23,8 +23,7 @@ def evaluate(
     split: str = "test",
     protocols: Sequence[str] = (),
     settings: PredictSettings | None = None,
-    aliases: Sequence[str] = (),
-    split_file: Path | None = None,
+    reading: Reading | None = None,
     progress: Tick | None = None,
     metrics: Sequence[str] = (),
     regions: bool = False,
@@ -44,8 +43,7 @@ def evaluate(
         split: which part of it.
         protocols: names, YAML files, or ``all``; none: masked-volume.
         settings: how to predict.
-        aliases: ``alias=CONTRAST`` words.
-        split_file: in place of the data's own.
+        reading: how the folder is read.
         progress: is told of every case.
         metrics: others than the protocols' own.
         regions: score lesion, tissue and boundary apart too, with slice consistency and false lesions (first protocol).
@@ -78,7 +76,7 @@ def evaluate(
     results = []
     left = LeftOut()
     how: dict[str, Any] = {"device": device, "keep": keep, "cases": cases, "left_out": None if strict else left}
-    for predicted in predictions(runs, data, split, settings, aliases, split_file, progress, inputs, **how):
+    for predicted in predictions(runs, data, split, settings, reading, progress, inputs, **how):
         labels = tissue_labels(data, tissue, predicted.prepared) if tissue and regions else None
         results.append(predicted.scores(chosen, regions, labels))
         if each is not None:
@@ -102,7 +100,7 @@ def score(
     tissue: Path | None = None,
     method: str = "",
     as_written: bool = False,
-    aliases: Sequence[str] = (),
+    reading: Reading | None = None,
 ) -> ScoreResult:
     """Score NIfTI files from whatever tool: a file, a folder, or the pairs of a table.
 
@@ -111,7 +109,7 @@ def score(
     from synthmr.evaluate.pairs import Given, score_pairs
     from synthmr.evaluate.protocols import get_protocols
 
-    given = Given(mask, segmentation, tissue, method, as_written, parse_aliases(aliases))
+    given = Given(mask, segmentation, tissue, method, as_written, reading or Reading())
     return score_pairs(predictions, truths, get_protocols(protocols), given, metrics, regions, progress)
 
 
@@ -139,8 +137,7 @@ def report(
     protocols: Sequence[str] = (),
     title: str = "",
     command: str = "",
-    aliases: Sequence[str] = (),
-    split_file: Path | None = None,
+    reading: Reading | None = None,
     progress: Tick | None = None,
     device: str = "auto",
     keep: bool = True,
@@ -153,7 +150,7 @@ def report(
         data: the cohort; None: where the first run says it was trained on.
         title: heading; empty: methods and target.
         command: that made the page.
-        split, protocols, aliases, split_file, progress, device, keep: as `evaluate` takes them.
+        split, protocols, reading, progress, device, keep: as `evaluate` takes them.
 
     Raises:
         UsageError: no data are known, or the runs cannot be compared.
@@ -169,13 +166,13 @@ def report(
     data = data if data is not None else known_data(folders[0].info, runs[0])
     kept = Kept(MOST_CASES)
     how: dict[str, Any] = {"device": device, "keep": keep}
-    found = evaluate(runs, data, split, protocols, None, aliases, split_file, progress, each=kept.add, **how)
+    found = evaluate(runs, data, split, protocols, None, reading, progress, each=kept.add, **how)
     rows = found.rows
     methods = ", ".join(dict.fromkeys(folder.config.method for folder in folders))
     title = title or f"{methods}: {', '.join(folders[0].config.sources)} to {', '.join(folders[0].config.targets)}"
     notes = [*dict.fromkeys(f"Left out: {line}" for line in found.skipped), *lint_lines(found.warnings)]
     if len(folders) > 1:
         notes += [row["text"] for row in compare(rows)]
-    words: dict[str, Any] = {"aliases": aliases, "split_file": split_file, "progress": progress, **how}
+    words: dict[str, Any] = {"reading": reading, "progress": progress, **how}
     write_report(path, runs, data, split, rows, title, command, notes, figures=kept.all, **words)
     return path

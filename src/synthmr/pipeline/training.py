@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from synthmr.contrasts import parse_aliases, resolve_list
 from synthmr.errors import UsageError
 from synthmr.pipeline.cohort import index
+from synthmr.reading import Reading
 
 if TYPE_CHECKING:
     from synthmr.config import RunConfig
@@ -59,8 +60,7 @@ def configure(
 def prepared(
     data: Path,
     config: RunConfig,
-    aliases: Sequence[str] = (),
-    split_file: Path | None = None,
+    reading: Reading | None = None,
     cache: Path | None = None,
     out: Path | None = None,
     progress: Tick | None = None,
@@ -81,7 +81,7 @@ def prepared(
             raise UsageError(f"{data} is a prepared store, which has its own split; give the folder of images.")
         store = Store.open(data, cache)
         return store, usable_part(store.split, need, store.has)
-    cohort = index(data, aliases, split_file)
+    cohort = index(data, reading)
     split = split or make_split(cohort, need, config.seed)
     store = build(cohort, split, need.contrasts, config.prepare, cache=cache, out=out, progress=progress)
     return store, split
@@ -159,8 +159,7 @@ def extension(
     settings: Sequence[str] = (),
     budget: Mapping[str, float] | None = None,
     seed: int | None = None,
-    aliases: Sequence[str] = (),
-    split_file: Path | None = None,
+    reading: Reading | None = None,
     cache: Path | None = None,
     tick: Tick | None = None,
 ) -> tuple[RunConfig, Store, Split, LoadedRun]:
@@ -174,12 +173,13 @@ def extension(
     from synthmr.run import load_run
     from synthmr.train.extend import check_landmarks, extended_config, inherited_split
 
-    known = parse_aliases(aliases)
+    reading = reading or Reading()
+    known = reading.known
     loaded = load_run(run)
     names = [tuple(resolve_list(words, known)) if words else () for words in (add_sources, add_targets)]
     config = extended_config(loaded, names[0], names[1], settings, budget, seed)
-    if split_file is None and not (data / "store.json").is_file():
-        split_file = inherited_split(loaded, index(data, aliases), (*config.sources, *config.targets))
-    store, split = prepared(data, config, aliases, split_file, cache, progress=tick)
+    if reading.split_file is None and not (data / "store.json").is_file():
+        reading = reading.with_split(inherited_split(loaded, index(data, reading), (*config.sources, *config.targets)))
+    store, split = prepared(data, config, reading, cache, progress=tick)
     check_landmarks(loaded, Reader(store, config.prepare, config.sources, config.targets).landmarks)
     return config, store, split, loaded

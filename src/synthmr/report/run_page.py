@@ -11,6 +11,7 @@ from synthmr.errors import UsageError
 from synthmr.evaluate.scores import Score, main_scores
 from synthmr.predictions import LeftOut, Predicted, predictions
 from synthmr.prepare.normalize import to_unit
+from synthmr.reading import Reading
 from synthmr.report import html
 from synthmr.report.views import FigureCase
 from synthmr.run import RunFolder
@@ -38,8 +39,7 @@ def write_report(
     command: str,
     notes: Sequence[str] = (),
     grids: Sequence[html.Grid] = (),
-    aliases: Sequence[str] = (),
-    split_file: Path | None = None,
+    reading: Reading | None = None,
     figures: Iterable[Predicted] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     device: str = "auto",
@@ -72,7 +72,7 @@ def write_report(
     if figures is None:
         # a case that is left out has no scores, and was named with them
         how: dict[str, Any] = {"cases": html.chosen_cases(rows), "device": device, "keep": keep, "left_out": LeftOut()}
-        figures = predictions(runs, data, split, None, aliases, split_file, progress, **how)
+        figures = predictions(runs, data, split, None, reading, progress, **how)
     cases = (figure_case(predicted, rows) for predicted in figures)
     records = {folder.config.method: folder.records() for folder in folders}
     logs = {method: found for method, found in records.items() if any("lr" in record for record in found)}
