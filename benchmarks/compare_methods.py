@@ -35,10 +35,8 @@ from synthmr.evaluate.protocols import get_protocol
 from synthmr.evaluate.scoring import score, score_input
 from synthmr.evaluate.segmentation import score_segmentation, summarise_assd
 from synthmr.experiment.cells import trained
-from synthmr.predict.frame import Frame
-from synthmr.predict.predictor import predict_case
+from synthmr.predict.predictor import Predictor
 from synthmr.predictions import predictions, select
-from synthmr.prepare.case import prepare_case
 from synthmr.run import LoadedRun, load_run
 
 HELD, PARTS = ("validation", "test"), ("validation", "test", "train")
@@ -142,17 +140,15 @@ def subsets(run: Path, data: Path, parts: Sequence[str] = HELD) -> dict[str, dic
     """subset of sources -> subject of some parts -> PSNR, of one run that takes any subset."""
     loaded = load_run(run)
     config, protocol = loaded.config, get_protocol("masked-volume")
-    cohort = pipeline.index(data)
+    predictor = Predictor(loaded)
+    cohort, target = pipeline.index(data), config.targets[0]
     found: dict[str, dict[str, float]] = {}
     for part in parts:
         for case in select(cohort, loaded.split, part):
-            whole = prepare_case(case, (*config.sources, *config.targets), config.prepare, config.targets, loaded.landmarks)
+            whole = predictor.prepare(case, config.sources, config.targets)
             for names in subsets_of(config.sources):
-                kept = {name: whole.images[name] for name in (*names, *config.targets)}
-                given = replace(whole, images=kept)
-                images = predict_case(loaded.method, given, frame=Frame.of(config.sample), brightness=loaded.brightness)
-                image = images[config.targets[0]]
-                value = score(score_input(image, whole, config.targets[0]), protocol)["brain"]["psnr"]
+                image = predictor(replace(whole, given=names), [target]).unit(target)
+                value = score(score_input(image, whole, target), protocol)["brain"]["psnr"]
                 found.setdefault("+".join(names), {})[case.name] = value
     return found
 

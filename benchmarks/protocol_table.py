@@ -10,6 +10,7 @@ put slices through the network (`inference_speed.py` measures how long they take
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -18,8 +19,7 @@ import numpy as np
 from common import decibel, write
 from synthmr.evaluate.protocols import PROTOCOLS
 from synthmr.evaluate.scoring import score, score_input
-from synthmr.predict.frame import Frame
-from synthmr.predict.predictor import predict_case
+from synthmr.predict.predictor import Predictor
 from synthmr.predict.settings import PredictSettings
 from synthmr.predictions import predictions
 from synthmr.run import load_run
@@ -37,7 +37,7 @@ WAYS = {
 def subjects(data: Path, run: Path) -> list[dict[str, object]]:
     """One record a held-out subject: PSNR and SSIM under every protocol, and what is not a protocol."""
     loaded = load_run(run)
-    known, frame = loaded.target_normalizers, Frame.of(loaded.config.sample)
+    known, predictor = loaded.target_normalizers, Predictor(loaded)
     found: list[dict[str, object]] = []
     for part in PARTS:
         for predicted in predictions([run], data, part):
@@ -53,7 +53,8 @@ def subjects(data: Path, run: Path) -> list[dict[str, object]]:
             record["best gain psnr"] = decibel(p * (p @ t) / (p @ p) - t)
             record["disk factor"] = factor
             # in scanner units a volume is not brought to its level (synthmr.prepare.brightness)
-            plain = predict_case(loaded.method, predicted.prepared, frame=frame)[predicted.target]
+            prediction = predictor(predicted.prepared, [predicted.target])
+            plain = replace(prediction, brightness={}).unit(predicted.target)
             written = score_input(plain, predicted.prepared, predicted.target).prediction[scored.mask].astype(np.float64)
             record["on disk psnr"] = decibel(written * factor - t)
             found.append(record)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,11 +21,9 @@ from common import clocked, write
 from synthmr import pipeline
 from synthmr.evaluate.protocols import get_protocol
 from synthmr.evaluate.scoring import score, score_input
-from synthmr.predict.frame import Frame
-from synthmr.predict.predictor import predict_case
+from synthmr.predict.predictor import Predictor
 from synthmr.predictions import select
-from synthmr.prepare.brightness import brightness_of, correct_brightness
-from synthmr.prepare.case import prepare_case
+from synthmr.prepare.brightness import brightness_of
 from synthmr.run import load_run
 
 CONTRASTS = ("T1w", "T2w", "FLAIR")
@@ -49,11 +48,12 @@ def measure(run: Path, data: Path, target: str) -> tuple[float, dict[str, tuple[
     loaded, protocol = load_run(run), get_protocol("masked-volume")
     config = loaded.config
     brightness = brightness_of(loaded.brightness, target, config.sources)
+    predictor = Predictor(loaded)
     found = {}
     for case in select(pipeline.index(data), loaded.split, "test"):
-        prepared = prepare_case(case, (*config.sources, target), config.prepare, config.targets, loaded.landmarks)
-        plain = predict_case(loaded.method, prepared, frame=Frame.of(config.sample))[target]
-        better, _ = correct_brightness(plain, prepared.mask, prepared.normalizers[target], brightness)
+        prepared = predictor.prepare(case, config.sources, [target])
+        prediction = predictor(prepared, [target])
+        plain, better = (each.unit(target) for each in (replace(prediction, brightness={}), prediction))
         found[case.name] = tuple(
             score(score_input(image, prepared, target), protocol)["brain"]["psnr"] for image in (plain, better)
         )

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from conftest import Run, Verb
+from method_alone import predict_case
 from synthmr import pipeline
 from synthmr.case import Case, Cohort
 from synthmr.data.split import Split
 from synthmr.errors import DataError, RunError, UsageError
-from synthmr.predict.predictor import predict_case
 from synthmr.prepare.brightness import Brightness
 from synthmr.prepare.case import prepare_case
 from synthmr.prepare.units import Units

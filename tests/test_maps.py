@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import Run, Verb
+from method_alone import predict_case
 from synthmr import pipeline
 from synthmr.batch import Batch, Output
 from synthmr.case import PreparedCase
@@ -28,7 +29,7 @@ from synthmr.methods.contract import NeuralMethod, Spec, check_wanted
 from synthmr.predict.engine import Engine
 from synthmr.predict.frame import Frame
 from synthmr.predict.maps import check_maps, labels_of, map_of, segments
-from synthmr.predict.predictor import Predictor, predict_case
+from synthmr.predict.predictor import Predictor
 from synthmr.predict.settings import PredictSettings
 from synthmr.predict.write import on_source_grid
 from synthmr.predictions import Predicted

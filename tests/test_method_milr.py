@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from conftest import Run, Verb
+from method_alone import predict_case
 from synthmr import pipeline
 from synthmr.batch import Batch
 from synthmr.errors import DataError, UsageError
 from synthmr.methods.milr import FUSIONS, MAX_TURN, Aligner, Milr, MilrOptions, disagreement, fuse, warp
-from synthmr.predict.predictor import predict_case
 from synthmr.prepare.case import prepare_case
 from synthmr.run import load_run
 from synthmr.train.loop import train

@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from helpers import blob_brain, write_case
+from method_alone import predict_case
 from stored import run_of, store_case, store_of
 from synthmr import pipeline
 from synthmr.batch import Batch, Output
@@ -35,7 +36,7 @@ from synthmr.predict import engine
 from synthmr.predict.cohort import synthesize_cohort
 from synthmr.predict.frame import Frame, pad_far, size_of
 from synthmr.predict.precision import Precision
-from synthmr.predict.predictor import Predictor, predict_case
+from synthmr.predict.predictor import Predictor
 from synthmr.predict.settings import PredictSettings
 from synthmr.predictions import predictions
 from synthmr.run import load_run
