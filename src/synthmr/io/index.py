@@ -59,7 +59,6 @@ def find(root: Path | str, reading: Reading | None = None) -> Cohort:
         DataError: no such folder, no images in it, or a wrong table or split file.
     """
     root, reading = Path(root), reading or Reading()
-    aliases = reading.known
     problems = Problems()
     if not root.exists():
         raise DataError(f"no such folder: {root}. Check the path.")
@@ -68,11 +67,11 @@ def find(root: Path | str, reading: Reading | None = None) -> Cohort:
             raise DataError(f"{root} is one image; give the folder of its case or cohort.")
         if not is_table(root):
             raise DataError(f"{root} is neither a folder nor a .csv or .tsv table.")
-        layout, cases = "table", table_cases(root, aliases, problems)
+        layout, (cases, doubts) = "table", table_cases(root, reading, problems)
     elif bids_anat_folders(root):
-        layout, cases = "bids", bids_cases(root, aliases, problems)
+        layout, cases, doubts = "bids", bids_cases(root, reading, problems), []
     else:
-        cases = folder_cases(root, aliases, problems)
+        cases, doubts = folder_cases(root, reading, problems)
         brats = any(case.name.lower().startswith("brats") or _is_vsd(case) for case in cases)
         layout = "brats" if brats else "folder"
     if not cases:
@@ -87,7 +86,7 @@ def find(root: Path | str, reading: Reading | None = None) -> Cohort:
     elif any(case.split for case in cases):
         source = root
     ordered = sorted((_ordered(case) for case in cases), key=lambda case: case.name)
-    return Cohort(root, layout, tuple(ordered), problems.lines(), source)
+    return Cohort(root, layout, tuple(ordered), problems.lines(), source, tuple(doubts))
 
 
 def _is_vsd(case: Case) -> bool:
@@ -156,7 +155,7 @@ def describe(cohort: Cohort) -> dict[str, Any]:
         ``missing``: contrast -> names of the cases without it; ``grids``: [{shape, spacing, orientation, images}],
         the most frequent first; ``splits``: split -> number of cases; ``problems``: lines.
     """
-    problems = list(cohort.problems)
+    problems = [*map(str, cohort.doubts), *cohort.problems]
     counts: Counter[tuple[tuple[int, ...], tuple[float, ...], str]] = Counter()
     cases = []
     for case in cohort.cases:

@@ -8,21 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from synthmr.contrasts import canonical
+from synthmr.io.folder_words import is_session as is_session
+from synthmr.io.folder_words import subject_of as subject_of
 
 _TOKEN = re.compile(r"[^-_. ]+")
-
-#: folder names of one session of the subject that their parent folder is
-_SESSION = re.compile(
-    r"^(ses|session|visit|tp|time|timepoint|study|scan|day|week|month|year|wk|mo)[-_ ]?\d+$|^(baseline|follow[-_ ]?up[-_ ]?\d*)$",
-    re.IGNORECASE,
-)
-
-#: case names whose tail is a time point: BraTS 2023 and later, UPENN-GBM, BIDS sessions
-_TIME_POINTS = (
-    re.compile(r"^(BraTS-[A-Za-z]+-\d+)-\d{3}$", re.IGNORECASE),
-    re.compile(r"^(UPENN-GBM-\d+)_\d{2}$", re.IGNORECASE),
-    re.compile(r"^(sub-[A-Za-z0-9]+)_ses-.+$"),
-)
 
 #: words of a name that mark our own (or another program's) synthetic volumes
 _SYNTHETIC = {"synth", "synthetic", "synthesised", "synthesized"}
@@ -69,20 +58,6 @@ def parse_name(stem: str, aliases: Mapping[str, str] | None = None) -> Name | No
     return None
 
 
-def is_session(folder: str) -> bool:
-    """Whether a folder name means one session of the subject that its parent folder is."""
-    return bool(_SESSION.match(folder))
-
-
-def subject_of(case: str) -> str:
-    """The subject that a case name belongs to: the name itself, without a time point where the data set writes one."""
-    for pattern in _TIME_POINTS:
-        match = pattern.match(case)
-        if match:
-            return match[1]
-    return case
-
-
 def is_synthetic(stem: str) -> bool:
     """Whether a file name says that the volume is synthetic; such files never count as acquired images."""
     return bool(_SYNTHETIC & {token.lower() for token in re.split(r"[-_. ]+", stem)})
@@ -109,11 +84,16 @@ class Problems:
     """Lines about what was passed over; of one kind only the first few are kept word for word."""
 
     keep: int = 5
+    passed_over: list[tuple[Path, str]] = field(default_factory=list)
     _lines: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, line: str) -> None:
         """Note ``line``; lines of the same ``kind`` are counted together."""
         self._lines.setdefault(kind, []).append(line)
+
+    def pass_over(self, path: Path, why: str) -> None:
+        """Note a file that is not taken; `synthmr.io.index.index` gives it to the case that it lies beside."""
+        self.passed_over.append((path, why))
 
     def lines(self) -> tuple[str, ...]:
         """All kinds in order of first appearance."""
