@@ -18,9 +18,10 @@ from synthmr.contrasts import MASK, SEGMENTATION
 from synthmr.errors import DataError
 from synthmr.io.folder_words import is_session, kind, split_session, tokens
 from synthmr.io.members import Member, clean, doubts_of, told
-from synthmr.io.naming import Name, Problems, is_phase, is_synthetic, parse_name, some
+from synthmr.io.naming import Name, Problems, parse_name, some
 from synthmr.io.nifti import is_nifti, stem
 from synthmr.io.persons import Place, identify
+from synthmr.io.recognise import recognise
 from synthmr.io.versions import Version, settle
 from synthmr.reading import Reading, person_pattern
 
@@ -82,27 +83,7 @@ def find_images(root: Path, aliases: Mapping[str, str] | None, problems: Problem
             f"{root} holds no .nii or .nii.gz file{': ' + seen if seen else '.'} Give a folder with CASE/CONTRAST.nii.gz, "
             "BraTS or BIDS files, or a CSV/TSV table."
         )
-    found: list[Found] = []
-    unknown: dict[str, list[Path]] = {}
-    for path in files:
-        base = stem(path)
-        if is_synthetic(base) or is_phase(base):
-            kind = "synthetic" if is_synthetic(base) else "a phase image"
-            problems.add(kind, f"{path.relative_to(root)} was passed over: its name says that it is {kind}.")
-            continue
-        name = parse_name(base, aliases)
-        folder = parse_name(path.parent.name, aliases) if path.parent != root else None
-        if name is None and folder is not None and not folder.prefix and not folder.tail:
-            name = Name(folder.contrast, base, folder.word, "")
-        if name is None:
-            unknown.setdefault(base.replace("_", "-").split("-")[-1], []).append(path.relative_to(root))
-        else:
-            found.append(Found(path, base, name))
-    for word, paths in unknown.items():
-        files_ = "file names" if len(paths) == 1 else "file names each"
-        line = f"{some(paths)}: no contrast in the {files_}; if it is {word!r}, add --alias {word}=CONTRAST."
-        problems.add("no contrast in the name", line)
-    return found
+    return [Found(path, base, name) for path, base, name in recognise(root, files, aliases, problems)]
 
 
 # --- BIDS ---------------------------------------------------------------------------------------------------------
@@ -350,6 +331,8 @@ def _drop_nested(root: Path, groups: Groups, problems: Problems) -> Groups:
             nested += items
         else:
             kept[folder, prefix] = items
+    for item in nested:
+        problems.pass_over(item.path, "in a folder inside the case's folder")
     if nested:
         line = f"{some(i.path.relative_to(root) for i in nested)}: in a folder inside a case's folder, passed over."
         problems.add("inside a case", line)
@@ -377,8 +360,7 @@ def make_case(
         passed += choice.passed
         if choice.taken is not None:
             paths[contrast] = choice.taken.path
-            if choice.why:
-                reasons[contrast] = choice.why
+            reasons[contrast] = "; ".join(part for part in (choice.taken.name.why, choice.why) if part)
             if choice.why and not choice.why.startswith("--"):  # what the user decided needs no word
                 line = f"case {name} has {len(files)} files for {contrast}: {_paths(files, root)}; {choice.why}."
                 problems.add("two files for one contrast", line)

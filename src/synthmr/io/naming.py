@@ -3,64 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synthmr.contrasts import canonical
-from synthmr.io.folder_words import is_session as is_session
-from synthmr.io.folder_words import subject_of as subject_of
+from synthmr.io.folder_words import is_session, subject_of
+from synthmr.io.grammar import Name, is_synthetic, parse_name
 
-_TOKEN = re.compile(r"[^-_. ]+")
+__all__ = [
+    "Name",
+    "Problems",
+    "choose",
+    "is_phase",
+    "is_session",
+    "is_synthetic",
+    "parse_name",
+    "run_number",
+    "some",
+    "subject_of",
+    "without_run",
+]
 
-#: words of a name that mark our own (or another program's) synthetic volumes
-_SYNTHETIC = {"synth", "synthetic", "synthesised", "synthesized"}
 
 #: BIDS ``part-`` entities that are no magnitude image
 _PARTS = re.compile(r"(?:^|_)part-(phase|real|imag)(?:_|$)")
 _RUN = re.compile(r"(?:^|[-_. ])run-?(\d+)(?=[-_. ]|$)", re.IGNORECASE)
-_BIDS_CE = re.compile(r"(?:^|_)ce-([A-Za-z0-9]+)(?=_)")
-
-
-@dataclass(frozen=True)
-class Name:
-    """A file name taken apart: ``sub-12_study1_T1W_brain`` has prefix ``sub-12_study1``, word ``T1W``, tail ``brain``.
-
-    Attributes:
-        contrast: canonical name (or segmentation, mask).
-        prefix: what stands before the contrast's word.
-        word: the contrast as written.
-        tail: what stands after it.
-    """
-
-    contrast: str
-    prefix: str
-    word: str
-    tail: str
-
-
-def parse_name(stem: str, aliases: Mapping[str, str] | None = None) -> Name | None:
-    """Find the last word (or run of words, the longest first) of a file name that names a contrast; None if none does.
-
-    A ``ce-`` entity (BIDS: contrast enhancing agent) makes a T1w a T1ce.
-    """
-    tokens = list(_TOKEN.finditer(stem))
-    for end in range(len(tokens), 0, -1):
-        for start in range(end):
-            first, last = tokens[start].start(), tokens[end - 1].end()
-            contrast = canonical(stem[first:last], aliases)
-            if contrast is None:
-                continue
-            agent = _BIDS_CE.search(stem[:first])
-            if contrast == "T1w" and agent and agent[1].lower() != "none":
-                contrast = "T1ce"
-            return Name(contrast, stem[:first].strip("-_. "), stem[first:last], stem[last:].strip("-_. "))
-    return None
-
-
-def is_synthetic(stem: str) -> bool:
-    """Whether a file name says that the volume is synthetic; such files never count as acquired images."""
-    return bool(_SYNTHETIC & {token.lower() for token in re.split(r"[-_. ]+", stem)})
 
 
 def is_phase(stem: str) -> bool:
