@@ -82,7 +82,7 @@ def read(stem: str, aliases: Mapping[str, str] | None = None, synthetic: bool = 
     label = _label(stem, row)
     if label is not None:
         return label
-    derived = _derived(row, mine)
+    derived = _derived(stem, row, mine)
     if derived is not None:
         return derived
     return _image(stem, row)
@@ -123,12 +123,25 @@ def _without_target(stem: str, row: Sequence[Atom]) -> list[Atom]:
         )
         if not linked:
             continue
-        if before and after:
+        if (before or _is_other(out, i)) and after:
             return [a for k, a in enumerate(out) if k < i or (k > i and a.role not in _OF_TARGET)]
         if not before and len(after) > 1 and atom.role in ("to", "in"):  # to_T1_FLAIR
             cut = {k for k in range(i, after[1]) if k == after[0] or out[k].role in ("space", "to", "in", "reg")}
             return [a for k, a in enumerate(out) if k not in cut]
     return out
+
+
+def _is_other(row: Sequence[Atom], i: int) -> bool:
+    """Whether an image that is none of ours stands before the link at ``i``: ``CT_to_T1``, ``bold2T1``, ``PET_reg_T1``.
+
+    The word before ``to`` is the image, whatever it is; before ``reg``, ``2`` and ``on`` it may be the person (``p1_reg_T1``).
+    """
+    if not i:
+        return False
+    if row[i].role == "to":
+        return True
+    touching = row[i].role == "two" and row[i - 1].end == row[i].start
+    return touching or any(atom.role in ("other", "place", "modality") for atom in row[:i])
 
 
 #: roles that belong to the target where they follow a link
@@ -139,6 +152,14 @@ def _space(stem: str, row: list[Atom], i: int, before: list[Atom], after: list[i
     """``FLAIR_T1_space``, ``T1_in_FLAIR_space``, ``FLAIR_space_T1``; SPACE is a sequence as well: ``t2_space_flair``."""
     values = {a.value for a in before}
     link = next((k for k in range(i) if row[k].role in ("to", "reg", "in", "two")), None)
+    if (
+        link
+        and not any(is_image(a) for a in row[:link])
+        and before
+        and not after
+        and row[link - 1].role not in ("number", "entity")
+    ):
+        return [a for a in row if not is_image(a)]  # FA_in_T1_space
     if link is not None and any(is_image(a) for a in row[:link]):
         return [a for k, a in enumerate(row) if k < link or (k > i and a.role not in ("number",))]
     if link is not None and after:  # in_T1_space_FLAIR
@@ -154,7 +175,9 @@ def _space(stem: str, row: list[Atom], i: int, before: list[Atom], after: list[i
         return row
     if len(before) == 1 and after and values not in ({"T2w"}, {"T1w"}, {"PDw"}):
         return row[:i] + [a for k, a in enumerate(row[i + 1 :], i + 1) if k not in after]
-    return row[:i] + row[i + 1 :] if not (len(before) > 1) else row
+    if len(before) == 1 and not after and i and before[0].end == row[i].start:
+        return row  # T1space alone: asked
+    return row[:i] + row[i + 1 :] if len(before) < 2 else row
 
 
 def _is_t2_flair(stem: str, atom: Atom) -> bool:
@@ -240,7 +263,7 @@ def _label_span(row: Sequence[Atom], strong: Sequence[int]) -> tuple[int, int]:
     return first, last
 
 
-def _derived(row: Sequence[Atom], mine: bool) -> Meaning | None:
+def _derived(stem: str, row: Sequence[Atom], mine: bool) -> Meaning | None:
     """No acquired image, by a word beside a contrast: a map, a ratio, a tissue, another kind of series."""
     images = {atom.value for atom in row if is_image(atom)}
     if not images:
@@ -253,7 +276,7 @@ def _derived(row: Sequence[Atom], mine: bool) -> Meaning | None:
     for i, atom in enumerate(row):
         if atom.role not in ("derived", "other", "tissue", "inv", "segmented"):
             continue
-        short = atom.end - atom.start <= 3 and not atom.entity
+        short = (atom.end - atom.start <= 3 or stem[atom.start : atom.end].lower() in ("phase", "field", "map")) and not atom.entity
         if short and is_identifier(row, i) and any(is_image(a) for a in row[i + 1 :]):
             continue
         if atom.role == "tissue" and atom.value != "always":
@@ -299,7 +322,7 @@ def _image(stem: str, row: Sequence[Atom]) -> Meaning:
     rage = [a for a in row if a.role == "mp2rage"]
     explicit = {a.value for a in kept if a.role == "contrast"}
     if rage and not explicit:
-        uni = [a for a in rage if stem[a.start : a.end].lower().startswith("uni")]
+        uni = [a for a in (*rage, *kept) if stem[a.start : a.end].lower().startswith("uni")]
         if uni and any(stem[a.start : a.end].lower().startswith("mp2") for a in rage):
             return _with_agent(stem, row, rage, "T1w", "the UNI image of MP2RAGE")
         if not kept or all(a.role == "implied" for a in kept):
@@ -313,7 +336,8 @@ def _image(stem: str, row: Sequence[Atom]) -> Meaning:
         return Meaning("unknown")
     settled, why, options = _settle(stem, row, kept)
     if settled is None:
-        return _ask(stem, row, kept, options, why)
+        spaces = [a for a in row if a.role == "space" and a.start >= kept[-1].end]
+        return _ask(stem, row, [*kept, *spaces], options, why)
     if settled in _T1:
         return _with_agent(stem, row, kept, settled, why)
     return _named(stem, settled, *_span(row, kept), why or f"{_text(stem, kept)} in the name")
@@ -327,7 +351,8 @@ def _is_group(row: Sequence[Atom], i: int) -> bool:
     later = [k for k in range(i + 1, len(row)) if row[k].role in ("contrast", "implied") and not row[k].word.weak]
     if not later:
         return False
-    return not (atom.value == "PDw" and row[later[0]].value == "T2w" and later[0] == i + 1)
+    pairs = (("PDw", "T2w"), ("T1IR", "T1w"), ("T2starw", "T2w"))
+    return not (later[0] == i + 1 and (atom.value, row[later[0]].value) in pairs)
 
 
 def _text(stem: str, kept: Sequence[Atom]) -> str:
@@ -357,7 +382,7 @@ def _settle(stem: str, row: Sequence[Atom], kept: Sequence[Atom]) -> tuple[str |
             return "FLAIR", f"{both} is FLAIR", ()
         if not said and not implied:
             return None, f"{both} may be FLAIR or another inversion recovery", ("FLAIR", "T1IR")
-    elif tirm and said == {"T2w"}:
+    elif tirm and said <= {"T2w"}:
         return None, f"{both} with fat saturation may be STIR or FLAIR", ("FLAIR",)
     hemo = any(a.role == "hemo" or stem[a.start : a.end].lower() in ("fl2d", "ffe") for a in row)
     for pair, meant in (({"T2w", "T2starw"}, "T2starw"), ({"T2w", "SWI"}, "SWI"), ({"T2starw", "SWI"}, "SWI"),
@@ -369,6 +394,8 @@ def _settle(stem: str, row: Sequence[Atom], kept: Sequence[Atom]) -> tuple[str |
     if said == {"T2w"} and hemo and implied <= {"T1w"}:
         return "T2starw", f"{both} by a gradient echo", ()
     space = next((i for i, a in enumerate(row) if a.role == "space"), None)
+    if space and row[space - 1].end == row[space].start and len(kept) == 1 and row[space - 1] in kept:
+        return None, f"{stem[kept[0].start : row[space].end]!r} is the SPACE sequence or the space of {both}", (kept[0].value,)
     if space and (said == {"T2w", "FLAIR"} or _is_t2_flair(stem, row[space - 1])) and is_image(row[space - 1]):
         return None, f"{both} with 'space' is FLAIR by that sequence, or T2w in the space of FLAIR", ("FLAIR", "T2w")
     if said == {"T2w", "FLAIR"}:

@@ -17,6 +17,7 @@ from synthmr.case import Case, Doubt
 from synthmr.contrasts import MASK, SEGMENTATION
 from synthmr.errors import DataError
 from synthmr.io.folder_words import is_session, kind, split_session, tokens
+from synthmr.io.grammar import is_bare
 from synthmr.io.members import Member, clean, doubts_of, told
 from synthmr.io.naming import Name, Problems, parse_name, some
 from synthmr.io.nifti import is_nifti, stem
@@ -268,7 +269,7 @@ def _group(root: Path, found: Sequence[Found], aliases: Mapping[str, str] | None
         if own is not None and {item.name.contrast for item in items} == {own.contrast}:
             # the folder is the contrast: a wrapper around one image, or (IXI) all subjects' images of that contrast
             per_file = len(items) > 1
-            plain = not own.prefix and not own.tail
+            plain = (not own.prefix and not own.tail) or (folder.parent != root and is_bare(own))
             if per_file or plain or stem(folder) == items[0].stem or folder.name.startswith("VSD."):
                 home = folder.parent
         while home not in (root, root.parent) and home.parent != root and home.name.lower() in _CONTAINERS:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from synthmr.contrasts import MASK, SEGMENTATION, squeeze
-from synthmr.io.words import PARTS, WORDS, Word
+from synthmr.io.words import LEADING, PARTS, WORDS, Word
 
 _TOKEN = re.compile(r"\+|[^-_. +()\[\]{},;&=]+")
 _ALIAS_TOKEN = re.compile(r"[^-_. ]+")
@@ -23,7 +23,7 @@ _ENTITY = re.compile(
 )
 
 #: letters that SPM puts before the name of what it resliced (r), normalised (w), bias-corrected (m), smoothed (s), ...
-_SPM = re.compile(r"^(?:[rwmsub]{1,3}|mw|wm|br|k)(?=(?:t1|t2|flair|pd|mprage|t1w|t2w)(?:$|[^a-z]|w))")
+_SPM = re.compile(r"^(?:[rwmsub]{1,3}|mw|wm|br|k)(?=(?i:(?:t1|t2|flair|pd|mprage)(?:$|[^a-z]|w)))")
 
 #: files of SPM and CAT12 that are tissue maps or deformations: c1T1, wc2sub-01_T1w, mwp1T1, y_T1
 _SPM_TISSUE = re.compile(
@@ -145,7 +145,9 @@ def _plain(stem: str, first: int, last: int, entity: str) -> list[Atom]:
 
 def _is_run(word: Word, text: str) -> bool:
     """Whether words that are written apart are one: not ``T1`` and ``C`` (an agent), which are read one by one."""
-    return not (word.value == "T1ce" or "+" in text or re.match(r"^(reg|mr)[-_. ]|[-_. ]reg$", text, re.IGNORECASE))
+    return not (
+        word.role == "other" or word.value == "T1ce" or "+" in text or re.match(r"^(reg|mr)[-_. ]|[-_. ]reg$", text, re.IGNORECASE)
+    )
 
 
 def _single(stem: str, tokens: list[re.Match[str]], i: int, entity: str) -> list[Atom]:
@@ -162,7 +164,7 @@ def _single(stem: str, tokens: list[re.Match[str]], i: int, entity: str) -> list
     if text.isdigit() and text != "2":
         return [Atom(_NUMBER, token.start(), token.end(), entity)]
     if i == 0 and token.start() == 0:
-        prefix = _SPM.match(text)
+        prefix = _SPM.match(token[0])
         if prefix is not None and text not in WORDS:
             inner = _split(text[prefix.end() :])
             if inner is not None:
@@ -190,6 +192,9 @@ def _split(token: str) -> tuple[tuple[Word, int, int], ...] | None:
     """A token as one word, or as the fewest words that fill it (T1Gd, flair2t1) if an image, label or agent is among them."""
     if token in WORDS:
         return ((WORDS[token], 0, len(token)),)
+    again = re.match(r"^([a-z0-9]*[a-z]{4,})\d{1,2}$", token)  # FLAIR2, MPRAGE1
+    if again is not None and again[1] in WORDS and WORDS[again[1]].role in ("contrast", "implied"):
+        return ((WORDS[again[1]], 0, len(token)),)
     if len(token) > 48 or len(token) < 4 or not any(key in token for key in _SEEDS):
         return None
     best: list[tuple[tuple[Word, int, int], ...] | None] = [()] + [None] * len(token)
@@ -202,9 +207,21 @@ def _split(token: str) -> tuple[tuple[Word, int, int], ...] | None:
             if best[end] is None or len(head) + 1 < len(best[end] or ()):
                 best[end] = (*head, (word, start, end))
     found = best[-1]
-    if found is None or not any(word.role in _MEANT for word, _, _ in found):
+    if found is None or not any(word.role in _MEANT for word, _, _ in found) or _is_chance(token, found):
         return None
     return found
+
+
+def _is_chance(token: str, parts: tuple[tuple[Word, int, int], ...]) -> bool:
+    """Whether words fill a token by chance: set1, int1, PDGM."""
+    roles = [word.role for word, _, _ in parts]
+    first = token[: parts[0][2]]
+    linked = {"to", "two", "reg", "in", "space"} & set(roles)
+    return (
+        (roles[0] == "neutral" and first not in LEADING)
+        or (roles[0] == "in" and "space" not in roles)
+        or (any(token[a:b] == "pd" for _, a, b in parts) and not linked)
+    )
 
 
 #: a token that holds none of these is not taken apart

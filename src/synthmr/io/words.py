@@ -40,7 +40,7 @@ time |  | posttraining pretraining posttest pretest postintervention preinterven
 time |  | postexercise preexercise postpartum postmortem postdose postvaccine
 native |  | noncontrast nocontrast nonenhanced noncontrastenhanced unenhanced precontrast nonce noce nogd nogad nogado nokm
 native |  | noks wocontrast wogd ohnekm nativ
-no |  | no non not without wo ohne sans before prior senza
+no |  | no non not without wo ohne sans before prior senza vor avant antes prima
 agent |  | gd gad gado gadolinium gadavist gadovist gadobutrol dotarem gadoterate gadoteridol gadobenate gadopentetate
 agent |  | gadodiamide gadopiclenol gadoteric magnevist multihance prohance omniscan clariscan vueway elucirem primovist eovist
 agent |  | ce cemr km ks mdc kontrast kontrastmittel contrast contraste contrastenhanced contrastagent cenhanced enhanced enh
@@ -51,14 +51,14 @@ to |  | to onto into
 reg |  | reg registered coreg coregistered registration coregistration aligned align regto regto alignedto registeredto
 reg |  | coregisteredto coregto warpedto resampledto reslicedto warpedinto
 space |  | space
-place |  | mni mni152 mni305 mninlin mnispace template atlas sri24 standard stdspace talairach t88 dwi b0 func epi pet ct
+place |  | mni mni152 mni305 mninlin mnispace template atlas sri24 standard stdspace talairach t88 dwi b0 func epi
 place |  | mnilin native nativespace subject anat structural highres2standard icbm icbm152 fsaverage dwispace petspace
 tissue | always | wm gm csf wmmask gmmask csfmask nawm nagm whitematter graymatter greymatter aseg aparc aparcaseg aparc2009s
 tissue | always | wmparc synthseg parcellation parc ribbon fastseg firstseg drawem drawem9 brainskull skull inskull outskull
 tissue | always | outskin tissue tissues
 tissue |  | ventricle ventricles cerebellum cortex subcortical subcort hippocampus thalamus amygdala brainstem scalp eye eyes
 tissue |  | face air background parenchyma vessel vessels vein veins artery hemisphere lobes lobe deepgray fov nose meninges
-tissue |  | dura fast first healthy deface defacing
+tissue |  | dura fast first healthy unhealthy deface defacing
 derived | a map of probabilities | prob probs probability probabilities probseg posterior posteriors pve pveseg pve0 pve1 pve2
 derived | a map of probabilities | mixeltype ples probmap softmax
 derived | a computed map | map maps t1map t2map t2starmap pdmap r1map r2map r2starmap mtrmap mtvmap mwfmap b1map b0map m0map
@@ -80,7 +80,8 @@ other | a localizer | localizer localiser scout survey aascout aahscout aaheadsc
 other | an inversion recovery of another kind | stir dir psir fgatir mpir tir
 other | a perfusion or dynamic series | asl pcasl dce dsc perfusion perf dynamic twist cbf cbv rcbv mtt ttp tmax ktrans
 other | another kind of image | bold boldref sbref tof mra mrv angio fieldmap magnitude1 magnitude2 phase1 phase2 mts mtsat mtr
-other | another kind of image | vfa megre mese irt1 tb1 qsm spectroscopy mrs dti ciss fiesta trufi
+other | another kind of image | vfa megre mese tb1 qsm spectroscopy mrs dti ciss fiesta trufi
+modality |  | ct cta pet spect us meg eeg
 mp2rage |  | mp2rage mp2 uni unidenoised
 inv | an inversion image of MP2RAGE | inv1 inv2 inv
 tirm |  | tirm tirdarkfluid
@@ -149,6 +150,8 @@ def _vocabulary() -> dict[str, Word]:
             if contrast in (SEGMENTATION, MASK):
                 lesion = key in ("tumor", "tumour", "lesion", "lesions", "wmh")
                 words.setdefault(key, Word("lesion" if lesion else "label", contrast, key in _WEAK))
+            elif key.startswith("mrt"):
+                continue  # MRT1 is examination 1 in German; MR_T1 is read word by word
             elif not (contrast in ("T1w", "T1ce") and any(agent in key and key != agent for agent in agents)):
                 words.setdefault(key, Word("contrast", contrast, key in _WEAK))
     for key, number in _ECHOES.items():
@@ -182,3 +185,6 @@ def _parts(extra: Iterable[str]) -> dict[str, Word]:
 _ONLY_INSIDE: Mapping[str, tuple[str, str]] = {"in": ("in", ""), "on": ("in", ""), "no": ("no", ""), "pd": ("contrast", "PDw")}
 
 PARTS: Mapping[str, Word] = _parts(("se", "fast"))
+
+#: scanner words that may begin a word (AXT1, 3DFLAIR); others follow the weighting (T1SE), or set1 would be SE and T1
+LEADING = frozenset(("ax", "axial", "sag", "sagittal", "cor", "coronal", "tra", "3d", "2d", "synthstrip", "iso"))
