@@ -500,11 +500,15 @@ def test_describe_is_plain_data(tmp_path):
     assert a == {
         "name": "a",
         "subject": "a",
+        "session": "",
         "contrasts": ["T1w", "T2w"],
-        "mask": False,
-        "segmentation": True,
+        "files": {"T1w": "a/T1.nii.gz", "T2w": "a/T2.nii.gz"},
+        "mask": None,
+        "segmentation": "a/seg.nii.gz",
         "split": "train",
         "grid": "4x5x6 at 1x1x2 mm LPS",
+        "reasons": {"T1w": "'T1' in the name", "T2w": "'T2' in the name", "segmentation": "'seg' in the name"},
+        "passed_over": [],
     }
     assert b["grid"] == "differs: T1w: 4x5x6 at 1x1x1 mm RAS; T2w: 8x8x8 at 1x1x1 mm RAS"
     assert c["grid"] == "unreadable" and any("T1w of case c" in line and "no NIfTI" in line for line in data["problems"])

@@ -88,6 +88,7 @@ class Case:
         session: the visit, as its folder, name or column writes it; empty where there is one alone.
         reasons: contrast (also mask and segmentation) -> why this file was chosen, where a choice was made.
         passed_over: files of this case that were not taken, each with why.
+        asked: contrast -> what the user must say before one of its several files is used.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Case:
     session: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
     passed_over: tuple[tuple[Path, str], ...] = ()
+    asked: Mapping[str, str] = field(default_factory=dict)
 
     def image(self, contrast: str) -> Path:
         """The file of ``contrast``.
@@ -113,6 +115,26 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Doubt:
+    """Cases of which names cannot tell whether they are of one person.
+
+    Attributes:
+        groups: names of cases; those of a group may be of one person although their subjects differ.
+        why: what was seen, a clause without its stop.
+        fix: what to write to settle it.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    why: str
+    fix: str
+
+    def __str__(self) -> str:
+        """The doubt as a line."""
+        cases = sum(map(len, self.groups))
+        return f"{self.why} ({cases} cases). No part of a split tears them apart until you say: {self.fix}."
+
+
+@dataclass(frozen=True)
 class Cohort:
     """What `synthmr.io.index.index` found in a folder or table.
 
@@ -122,6 +144,7 @@ class Cohort:
         cases: sorted by name.
         problems: lines about files that were passed over and why.
         split_source: the file that gave the split, or None.
+        doubts: cases of several subjects that may be one person.
     """
 
     root: Path
@@ -129,6 +152,27 @@ class Cohort:
     cases: tuple[Case, ...]
     problems: tuple[str, ...] = ()
     split_source: Path | None = None
+    doubts: tuple[Doubt, ...] = ()
+
+    @property
+    def persons(self) -> dict[str, str]:
+        """Case -> a name for its person, the same for all who may be one: what a split must not tear apart."""
+        above = {case.subject: case.subject for case in self.cases}
+
+        def top(subject: str) -> str:
+            while above[subject] != subject:
+                above[subject] = above[above[subject]]
+                subject = above[subject]
+            return subject
+
+        subjects = {case.name: case.subject for case in self.cases}
+        for doubt in self.doubts:
+            for group in doubt.groups:
+                found = [top(subjects[name]) for name in group if name in subjects]
+                for other in found[1:]:
+                    first, second = sorted((top(found[0]), top(other)))
+                    above[second] = first
+        return {case.name: top(case.subject) for case in self.cases}
 
     @property
     def contrasts(self) -> tuple[str, ...]:

@@ -64,8 +64,14 @@ def _console(json: bool = False) -> Console:
 
 @app.command()
 @reads()
-def index(data: Data, reading: Reading = AS_IT_IS, json: AsJson = False) -> None:
-    """Print cases x contrasts, what is missing, grids and problems."""
+def index(
+    data: Data,
+    reading: Reading = AS_IT_IS,
+    every: Annotated[bool, typer.Option("--all", help="List all cases, not only the first ten.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Say why each file was chosen, and what was passed over.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Print what a cohort holds: contrasts, what is missing, grids, problems, and the file of each contrast in each case."""
     from synthmr import pipeline
 
     console = _console(json)
@@ -73,7 +79,7 @@ def index(data: Data, reading: Reading = AS_IT_IS, json: AsJson = False) -> None
     if json:
         console.json(summary)
     else:
-        console.index(summary)
+        console.index(summary, None if every else 10, why)
 
 
 @app.command()

@@ -16,6 +16,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from synthmr.io.naming import some
+
 if TYPE_CHECKING:
     from synthmr.evaluate.scores import Score, ScoreResult
 
@@ -148,26 +150,63 @@ class Console:
             table.add_row(*(escape(_cell(value)) for value in row.values()))
         self._out.print(table)
 
-    def index(self, summary: Mapping[str, Any]) -> None:
-        """Print what `synthmr.io.index.describe` returned."""
-        contrasts = summary["contrasts"]
-        rows = []
-        for case in summary["cases"]:
-            marks = {name: "x" if name in case["contrasts"] else "-" for name in contrasts}
-            extra = {"mask": "x" if case["mask"] else "-", "segmentation": "x" if case["segmentation"] else "-"}
-            grid = {"grid": case["grid"]} if len(summary["grids"]) > 1 else {}
-            rows.append({"case": case["name"], **marks, **extra, "split": case["split"] or "", **grid})
-        self.table(f"{summary['root']}: {len(rows)} cases, layout {summary['layout']}", rows)
+    def index(self, summary: Mapping[str, Any], rows: int | None = 10, why: bool = False) -> None:
+        """Print what `synthmr.io.index.describe` returned: the summary, the problems, then the file of each contrast a case.
+
+        Args:
+            summary: what `synthmr.io.index.describe` returned.
+            rows: how many cases are listed; None: all.
+            why: also say why each file was chosen, and what was passed over.
+        """
+        cases = summary["cases"]
+        self._out.print(escape(f"{summary['root']}: {len(cases)} cases, layout {summary['layout']}"), highlight=False)
+        counts = {name: sum(name in case["files"] for case in cases) for name in summary["contrasts"]}
+        counts |= {name: sum(case[name] is not None for case in cases) for name in ("mask", "segmentation")}
+        self._out.print(escape("images: " + ", ".join(f"{name} {n}" for name, n in counts.items() if n)), highlight=False)
+        if any(summary["splits"].values()):
+            self._out.print("split: " + ", ".join(f"{name} {n}" for name, n in summary["splits"].items()), highlight=False)
         for grid in summary["grids"]:
             shape, spacing = ("x".join(f"{value:g}" for value in grid[key]) for key in ("shape", "spacing"))
             self._out.print(escape(f"grid {shape} voxels of {spacing} mm, {grid['orientation']}: {grid['images']} images"))
-        for name, cases in summary["missing"].items():
-            if cases:
-                self._out.print(
-                    escape(f"{name} is missing in {len(cases)}: {', '.join(cases[:6])}{' ...' if len(cases) > 6 else ''}")
-                )
+        for name, without in summary["missing"].items():
+            if without:
+                self._out.print(escape(f"{name} is missing in {len(without)}: {some(without, 6)}"))
         for line in summary["problems"]:
             self._out.print(escape(f"problem: {line}"))
+        self._index_cases(cases[:rows], counts, len(summary["grids"]) > 1, why)
+        if rows is not None and len(cases) > rows:
+            self._out.print(f"... and {len(cases) - rows} more cases; --all lists them", highlight=False)
+
+    def _index_cases(self, cases: Sequence[Mapping[str, Any]], names: Mapping[str, int], grids: bool, why: bool) -> None:
+        """One row a case with its files; with ``why`` a paragraph a case."""
+        table = []
+        for case in cases:
+            files = {**case["files"], **{name: case[name] for name in ("mask", "segmentation") if case[name] is not None}}
+            folder = _common_folder(list(files.values()))
+            short = {name: path[len(folder) :] for name, path in files.items()}
+            if why:
+                self._why(case, folder, short)
+                continue
+            person = {"session": case["session"]} if any(other["session"] for other in cases) else {}
+            cells = {name: short.get(name, "-") for name, count in names.items() if count}
+            grid = {"grid": case["grid"]} if grids else {}
+            table.append({"case": case["name"], **person, **cells, "split": case["split"] or "", "folder": folder or ".", **grid})
+        width = sum(3 + max(len(key), *(len(str(row[key])) for row in table)) for key in table[0]) if table else 0
+        if width <= self._out.width:
+            self.table("the file of each contrast", table)
+            return
+        for row, case in zip(table, cases, strict=True):  # a narrow terminal: a table would cut the names into pieces
+            self._why({**case, "reasons": {}, "passed_over": ()}, row["folder"], {name: row[name] for name in names if name in row})
+
+    def _why(self, case: Mapping[str, Any], folder: str, short: Mapping[str, str]) -> None:
+        """A case's files with the reason of each, and what was passed over."""
+        session = f", session {case['session']}" if case["session"] else ""
+        self._out.print(escape(f"{case['name']} (subject {case['subject']}{session}) in {folder or '.'}"), highlight=False)
+        for name, file in short.items():
+            reason = case["reasons"].get(name, "")
+            self._out.print(escape(f"    {name}: {file}{' - ' + reason if reason else ''}"), highlight=False)
+        for entry in case["passed_over"]:
+            self._out.print(escape(f"    passed over: {entry['path']} - {entry['why']}"), highlight=False)
 
     def findings(self, findings: Sequence[Any]) -> None:
         """Print what `synthmr.data.audit.audit` found."""
@@ -306,6 +345,17 @@ class Console:
             self.json(result.as_dict())
             return
         self._out.print(escape(f"{out}: {result.describe()}"), highlight=False)
+
+
+def _common_folder(paths: Sequence[str]) -> str:
+    """The folder that all paths lie in, with its last ``/``; empty where there is none."""
+    folders = [path.split("/")[:-1] for path in paths]
+    same = []
+    for parts in zip(*folders, strict=False):
+        if len(set(parts)) > 1:
+            break
+        same.append(parts[0])
+    return "/".join(same) + "/" if same else ""
 
 
 def _cell(value: Any) -> str:

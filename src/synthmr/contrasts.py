@@ -18,19 +18,21 @@ MASK = "mask"
 
 #: canonical name -> words that mean it. BraTS 2015-2025, BIDS suffixes, IXI, ISLES, iSeg, MRBrainS, Ljubljana MS.
 TABLE: Mapping[str, tuple[str, ...]] = {
-    "T1w": ("t1", "t1w", "t1n", "t1native", "t1pre", "mprage", "t1mprage", "t1weighted", "mr_t1", "reg_t1", "t1_reg"),
+    "T1w": ("t1", "t1w", "t1n", "t1native", "t1pre", "mprage", "t1mprage", "t1weighted", "mr_t1", "reg_t1", "t1_reg", "unit1"),
     "T1ce": ("t1ce", "t1c", "t1gd", "t1post", "t1wpost", "t1wce", "t1contrast", "t1kmce", "t1wkm", "t1wks", "cet1", "cet1w",
-             "cegadoliniumt1w", "ce_gadolinium_t1w", "t1gadolinium", "t1wgd", "t1gad", "t1+c", "t1wc", "ct1", "mr_t1c"),
+             "cegadoliniumt1w", "ce_gadolinium_t1w", "t1gadolinium", "t1wgd", "t1gad", "t1gado", "t1+c", "t1wc", "ct1", "mr_t1c",
+             "gado"),
     "T2w": ("t2", "t2w", "t2weighted", "t2tse", "mr_t2"),
-    "FLAIR": ("flair", "fl", "t2flair", "t2f", "t2wflair", "flairw", "mr_flair"),
-    "PDw": ("pd", "pdw", "protondensity", "mr_pd"),
+    "FLAIR": ("flair", "fl", "t2flair", "t2f", "t2wflair", "flairw", "mr_flair", "darkfluid", "t2darkfluid"),
+    "PDw": ("pd", "pdw", "protondensity", "mr_pd", "dp"),
     "T1IR": ("t1ir", "ir", "t1_ir", "inversionrecovery"),
     "T2starw": ("t2star", "t2starw", "t2s", "gre"),
     "SWI": ("swi", "swan"),
-    "DWI": ("dwi", "dwib1000", "trace", "mr_dwi"),
+    "DWI": ("dwi", "dwib1000", "trace", "tracew", "mr_dwi"),
     "ADC": ("adc", "mr_adc"),
     SEGMENTATION: ("seg", "segmentation", "segm", "lesion", "lesions", "consensusgt", "lesionmask", "msk", "tumor", "tumour",
-                   "ot", "dseg", "labels", "label", "roi"),
+                   "ot", "dseg", "labels", "label", "roi", "wmh", "tumormask", "tumourmask", "tumorseg", "tumourseg", "consensus",
+                   "manualsegmentation", "wmhmask", "infarctmask", "strokemask", "glistrboost"),
     MASK: ("mask", "brainmask", "brain_mask", "bet_mask", "mask_brain"),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from synthmr.case import SPLITS, Case, Cohort
-from synthmr.data.split import Split, shared_subjects
+from synthmr.data.split import Split, shared_subjects, torn
 from synthmr.errors import DataError
 from synthmr.io.files import sha256_array
 from synthmr.io.grid import REGISTER_FIX, Grid, grid_difference
@@ -171,6 +171,19 @@ def _check_split(cohort: Cohort, split: Split | None, state: _Audit) -> None:
     else:
         source = str(cohort.split_source) if cohort.split_source is not None else ""
         parts = {name: [case for case in cohort.cases if case.split == name] for name in SPLITS}
+    where = {case.name: name for name, cases in parts.items() for case in cases}
+    apart = torn(cohort, where)
+    for doubt, cases_ in apart:
+        what = f"{', '.join(f'{name} ({where[name]})' for name in cases_)} may be one person: {doubt.why}"
+        meaning = "The model might be scored on a person whom it was trained on; `synthmr train` refuses this split."
+        state.add("error", ", ".join(cases_), "", what, meaning, f"Add {doubt.fix}; or put them into one part.")
+    for doubt in cohort.doubts:
+        if doubt not in [each for each, _ in apart]:
+            groups = "; ".join(some(group) for group in doubt.groups[:3])
+            meaning = (
+                "A split keeps them together, as names cannot tell; where nothing else is left to hold out, training is refused."
+            )
+            state.add("warning", "", "", f"{doubt.why} ({groups})", meaning, f"Add {doubt.fix}.")
     for subject, names in shared_subjects(parts).items():
         cases = [case.name for name in names for case in parts[name] if case.subject == subject]
         state.add(

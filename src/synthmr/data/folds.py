@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from synthmr.case import Cohort
-from synthmr.data.split import Split
+from synthmr.data.split import Split, check_doubts, doubts_words
 from synthmr.errors import DataError, UsageError
 from synthmr.io.files import write_text
 from synthmr.io.naming import some, subject_of
@@ -76,7 +76,7 @@ def make_folds(
     validation: float = VALIDATION,
     needed_contrasts: Sequence[str] = (),
 ) -> Folds:
-    """Deal the subjects into k folds whose sizes differ by at most one subject.
+    """Deal the subjects into k folds whose sizes differ by at most one subject; who may be one person stays together.
 
     A split that the cohort brings is not heeded: every case is tested once.
 
@@ -89,21 +89,27 @@ def make_folds(
 
     Raises:
         UsageError: k below 2, or a share outside (0, 1).
-        DataError: no case has all contrasts, fewer subjects than folds, or a fold would leave no subject to train on.
+        DataError: no case has all contrasts, fewer subjects than folds, a fold would leave no subject to train on, or it cannot
+            be told who is one person (`Cohort.doubts`).
     """
     if k < 2:
         raise UsageError(f"{k} folds are no cross-validation; ask for 2 or more.")
     if not 0 < validation < 1:
         raise UsageError(f"a validation share of {validation} is not between 0 and 1; give a number such as {VALIDATION}.")
     subject_by_case, left_out = _usable(cases, needed_contrasts)
-    subjects = sorted(set(subject_by_case.values()))
+    person = {name: cases.persons[name] for name in subject_by_case} if isinstance(cases, Cohort) else subject_by_case
+    subjects = sorted(set(person.values()))
+    if k > len(subjects) and isinstance(cases, Cohort) and k <= len(set(subject_by_case.values())):
+        usable = [case for case in cases.cases if case.name in subject_by_case]
+        raise DataError(f"{cases.root} cannot be dealt into {k} folds without a guess who is who. {doubts_words(cases, usable)}")
     if k > len(subjects):
         raise DataError(f"{k} folds need {k} subjects or more, there {_are(len(subjects))}; ask for fewer folds, or add subjects.")
     order = [subjects[i] for i in np.random.default_rng([seed, _PURPOSE]).permutation(len(subjects))]
     fold_of = {subject: i % k + 1 for i, subject in enumerate(order)}
-    chosen = _draw_validation(fold_of, k, seed, validation)
+    drawn = _draw_validation(fold_of, k, seed, validation)
+    chosen = tuple(tuple(sorted({subject_by_case[name] for name in person if person[name] in each})) for each in drawn)
     names = sorted(subject_by_case)
-    fold = {name: fold_of[subject_by_case[name]] for name in names}
+    fold = {name: fold_of[person[name]] for name in names}
     return Folds(fold, {name: subject_by_case[name] for name in names}, chosen, f"seed {seed}", left_out)
 
 
@@ -206,6 +212,8 @@ def read_folds(
         subjects[name] = row.get("subject") or (known or {}).get(name) or subject_of(name)
         words[name] = row.get("validates", "")
     _check_names(path, fold, subjects, known)
+    if isinstance(cases, Cohort):
+        check_doubts(cases, {name: f"fold {tests}" for name, tests in fold.items()}, path)
     k = _check_folds(path, fold, subjects)
     fold_of = {subjects[name]: tests for name, tests in fold.items()}
     if "validates" in columns:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from synthmr.case import SPLITS, Case, Cohort
+from synthmr.case import SPLITS, Case, Cohort, Doubt
 from synthmr.errors import DataError, UsageError
 from synthmr.io.files import write_text
 from synthmr.io.naming import some
@@ -100,10 +100,10 @@ class Need:
 
 
 def make_split(cohort: Cohort, needed: Sequence[str] | Need, seed: int = 0, fractions: Sequence[float] = FRACTIONS) -> Split:
-    """Split the cases that a run can use; all cases of a subject go to one part.
+    """Split the cases that a run can use; all cases of a subject, and of all who may be one person, go to one part.
 
-    The cohort's own split (``splits.tsv``, a table's column) is taken where there is one; otherwise subjects are drawn
-    by ``seed``. At least one subject is for training and one for validation; with two subjects there is no test part.
+    The cohort's own split (``splits.tsv``, a table's column) is taken where there is one; otherwise persons are drawn
+    by ``seed``. At least one person is for training and one for validation; with two persons there is no test part.
 
     Args:
         cohort: from `synthmr.io.index.index`.
@@ -113,7 +113,7 @@ def make_split(cohort: Cohort, needed: Sequence[str] | Need, seed: int = 0, frac
 
     Raises:
         DataError: no case has all contrasts, fewer than two subjects, the cohort's split lacks training or validation
-            cases, or puts one subject into two parts.
+            cases, or puts one subject into two parts; or it cannot be told who is one person (`Cohort.doubts`).
         UsageError: fractions that are no fractions.
     """
     _check_fractions(fractions)
@@ -122,6 +122,8 @@ def make_split(cohort: Cohort, needed: Sequence[str] | Need, seed: int = 0, frac
     left_out: list[str] = []
     for case in cohort.cases:
         lacking = need.lacks(case.images, held_out=case.split in ("validation", "test"))
+        asked = [f"{name}: {case.asked[name]}" for name in need.contrasts if name in case.asked] if lacking else []
+        lacking += f" ({'; '.join(asked)})" if asked else ""
         if lacking:
             left_out.append(f"{case.name}: {lacking}")
         else:
@@ -196,6 +198,7 @@ def _given(cohort: Cohort, usable: Sequence[Case], left_out: list[str]) -> Split
     if shared:
         subject, where = next(iter(shared.items()))
         raise DataError(f"{source} puts subject {subject} into {' and '.join(where)}; keep all cases of a subject in one part.")
+    check_doubts(cohort, {name: part for part in SPLITS for name in parts[part]}, source)
     for name in ("train", "validation"):
         if not parts[name]:
             why = f" ({some(left_out)})" if left_out else ""
@@ -204,21 +207,24 @@ def _given(cohort: Cohort, usable: Sequence[Case], left_out: list[str]) -> Split
 
 
 def _drawn(cohort: Cohort, usable: Sequence[Case], left_out: list[str], seed: int, fractions: Sequence[float], need: Need) -> Split:
-    """Draw subjects; those of whom no case can be scored are for training.
+    """Draw persons; those of whom no case can be scored are for training.
 
     Raises:
-        DataError: fewer than two subjects.
+        DataError: fewer than two persons, as far as can be told.
     """
-    subjects = sorted({case.subject for case in usable})
+    person = cohort.persons
+    subjects = sorted({person[case.name] for case in usable})
+    if len(subjects) < 2 and len({case.subject for case in usable}) > 1:
+        raise DataError(f"{cohort.root} cannot be split without a guess who is who. {doubts_words(cohort, usable)}")
     if len(subjects) < 2:
         also = f" Left out: {some(left_out)}." if left_out else ""
         raise DataError(
             f"{cohort.root} has only 1 subject ({subjects[0]}) with all contrasts; training needs at least 2, one to train "
-            f"on and one to validate with. Add subjects.{also}"
+            f"on and one to validate with. Add subjects, or say who is who with --subject.{also}"
         )
     order = [subjects[i] for i in np.random.default_rng([seed, _PURPOSE]).permutation(len(subjects))]
     validation, test = _counts(len(subjects), fractions)
-    scored = {case.subject for case in usable if not need.lacks(case.images, held_out=True)}
+    scored = {person[case.name] for case in usable if not need.lacks(case.images, held_out=True)}
     if len(scored) < 2:
         raise DataError(
             f"{cohort.root} has {len(scored)} subjects with a target ({', '.join(need.targets)}) and a source beside it; training"
@@ -229,13 +235,54 @@ def _drawn(cohort: Cohort, usable: Sequence[Case], left_out: list[str], seed: in
     part |= dict.fromkeys(held_out[validation:], "test")
     names: dict[str, list[str]] = {name: [] for name in SPLITS}
     for case in usable:
-        where = part.get(case.subject, "train")
+        where = part.get(person[case.name], "train")
         lacking = need.lacks(case.images, held_out=where != "train")
         if lacking:
             left_out.append(f"{case.name}: {lacking}")
         else:
             names[where].append(case.name)
     return Split(tuple(names["train"]), tuple(names["validation"]), tuple(names["test"]), f"seed {seed}", tuple(left_out))
+
+
+def torn(cohort: Cohort, where: Mapping[str, str]) -> list[tuple[Doubt, list[str]]]:
+    """Doubts whose cases lie in several parts, each with these cases.
+
+    Args:
+        cohort: with its doubts.
+        where: case -> part, or fold; cases that are in none are passed over.
+    """
+    found = []
+    for doubt in cohort.doubts:
+        for group in doubt.groups:
+            names = [name for name in group if name in where]
+            if len({where[name] for name in names}) > 1:
+                found.append((doubt, names))
+    return found
+
+
+def check_doubts(cohort: Cohort, where: Mapping[str, str], source: Path) -> None:
+    """Check that a split or folds from a file leave cases together that may be of one person.
+
+    Raises:
+        DataError: they do not.
+    """
+    for doubt, names in torn(cohort, where):
+        raise DataError(
+            f"{source} puts {some(f'{name} into {where[name]}' for name in names)}, and they may be one person: {doubt.why}."
+            f" Add {doubt.fix}; or put them into one part."
+        )
+
+
+def doubts_words(cohort: Cohort, cases: Sequence[Case]) -> str:
+    """Why it cannot be told who is one person, with the folders and what to write; of the doubts that concern these cases."""
+    names = {case.name for case in cases}
+    lines = []
+    for doubt in cohort.doubts:
+        groups = [[name for name in group if name in names] for group in doubt.groups]
+        groups = [group for group in groups if len(group) > 1]
+        if groups:
+            lines.append(f"{doubt.why} ({'; '.join(some(group) for group in groups[:3])}). Add {doubt.fix}.")
+    return " ".join(lines)
 
 
 def _counts(subjects: int, fractions: Sequence[float]) -> tuple[int, int]:

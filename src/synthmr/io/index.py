@@ -14,6 +14,7 @@ from synthmr.errors import DataError, UsageError
 from synthmr.io.layouts import bids_anat_folders, bids_cases, folder_cases
 from synthmr.io.naming import Problems, parse_name, subject_of
 from synthmr.io.nifti import Grid, grid_text, is_nifti, read_grid, same_grid, stem
+from synthmr.io.recognise import with_passed_over
 from synthmr.io.table import apply_split, is_table, table_cases
 from synthmr.reading import Reading
 
@@ -59,7 +60,6 @@ def find(root: Path | str, reading: Reading | None = None) -> Cohort:
         DataError: no such folder, no images in it, or a wrong table or split file.
     """
     root, reading = Path(root), reading or Reading()
-    aliases = reading.known
     problems = Problems()
     if not root.exists():
         raise DataError(f"no such folder: {root}. Check the path.")
@@ -68,11 +68,11 @@ def find(root: Path | str, reading: Reading | None = None) -> Cohort:
             raise DataError(f"{root} is one image; give the folder of its case or cohort.")
         if not is_table(root):
             raise DataError(f"{root} is neither a folder nor a .csv or .tsv table.")
-        layout, cases = "table", table_cases(root, aliases, problems)
+        layout, (cases, doubts) = "table", table_cases(root, reading, problems)
     elif bids_anat_folders(root):
-        layout, cases = "bids", bids_cases(root, aliases, problems)
+        layout, cases, doubts = "bids", bids_cases(root, reading, problems), []
     else:
-        cases = folder_cases(root, aliases, problems)
+        cases, doubts = folder_cases(root, reading, problems)
         brats = any(case.name.lower().startswith("brats") or _is_vsd(case) for case in cases)
         layout = "brats" if brats else "folder"
     if not cases:
@@ -86,8 +86,9 @@ def find(root: Path | str, reading: Reading | None = None) -> Cohort:
         cases = apply_split(cases, source, problems)
     elif any(case.split for case in cases):
         source = root
+    cases = with_passed_over(cases, problems.passed_over, root)
     ordered = sorted((_ordered(case) for case in cases), key=lambda case: case.name)
-    return Cohort(root, layout, tuple(ordered), problems.lines(), source)
+    return Cohort(root, layout, tuple(ordered), problems.lines(), source, tuple(doubts))
 
 
 def _is_vsd(case: Case) -> bool:
@@ -151,12 +152,15 @@ def describe(cohort: Cohort) -> dict[str, Any]:
     """What a cohort holds, as plain JSON data; reads headers only.
 
     Returns:
-        root, layout, split_source; ``contrasts`` (all names); ``cases``: [{name, subject, contrasts, mask,
-        segmentation, split, grid}], where ``grid`` is words, or ``differs`` with the contrasts of each grid;
+        root, layout, split_source; ``contrasts`` (all names); ``cases``: [{name, subject, session, contrasts, files, mask,
+        segmentation, split, grid, reasons, passed_over}], where ``files`` is contrast -> path, ``mask`` and ``segmentation`` are
+        paths or None, ``reasons`` is contrast -> why that file, ``passed_over`` is [{path, why}], paths are relative to the
+        root, and ``grid`` is words, or ``differs`` with the contrasts of each grid;
         ``missing``: contrast -> names of the cases without it; ``grids``: [{shape, spacing, orientation, images}],
         the most frequent first; ``splits``: split -> number of cases; ``problems``: lines.
     """
-    problems = list(cohort.problems)
+    problems = [*map(str, cohort.doubts), *cohort.problems]
+    base = cohort.root.parent if cohort.root.is_file() else cohort.root
     counts: Counter[tuple[tuple[int, ...], tuple[float, ...], str]] = Counter()
     cases = []
     for case in cohort.cases:
@@ -174,11 +178,15 @@ def describe(cohort: Cohort) -> dict[str, Any]:
             {
                 "name": case.name,
                 "subject": case.subject,
+                "session": case.session,
                 "contrasts": list(case.images),
-                "mask": case.mask is not None,
-                "segmentation": case.segmentation is not None,
+                "files": {contrast: _below(path, base) for contrast, path in case.images.items()},
+                "mask": _below(case.mask, base) if case.mask is not None else None,
+                "segmentation": _below(case.segmentation, base) if case.segmentation is not None else None,
                 "split": case.split,
                 "grid": _grid_words(grids),
+                "reasons": dict(case.reasons),
+                "passed_over": [{"path": _below(path, base), "why": why} for path, why in case.passed_over],
             }
         )
     contrasts = [name for name in CONTRASTS if name in cohort.contrasts]
@@ -197,6 +205,11 @@ def describe(cohort: Cohort) -> dict[str, Any]:
         "splits": {name: sum(case.split == name for case in cohort.cases) for name in SPLITS},
         "problems": problems,
     }
+
+
+def _below(path: Path, base: Path) -> str:
+    """A path as seen from the root of the data, with ``/``; absolute where it lies elsewhere (a table may name any file)."""
+    return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
 
 
 def _grid_words(grids: Mapping[str, Grid]) -> str:

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from synthmr.case import Case
+from synthmr.case import Case, Doubt
 from synthmr.contrasts import MASK, SEGMENTATION
 from synthmr.errors import DataError
-from synthmr.io.naming import Name, Problems, choose, is_phase, is_session, is_synthetic, parse_name, some, subject_of
+from synthmr.io.folder_words import is_session, kind, split_session, tokens
+from synthmr.io.grammar import is_bare
+from synthmr.io.members import Member, clean, doubts_of, told
+from synthmr.io.naming import Name, Problems, parse_name, some
 from synthmr.io.nifti import is_nifti, stem
+from synthmr.io.persons import Place, identify
+from synthmr.io.recognise import recognise
+from synthmr.io.versions import Version, settle
+from synthmr.reading import Reading, person_pattern
 
 #: image formats that are not read; a person may have them by mistake
 _FOREIGN = (".mha", ".mhd", ".nrrd", ".hdr", ".img", ".mgz", ".mgh", ".dcm", ".ima", ".npy", ".npz", ".mat")
@@ -77,27 +84,7 @@ def find_images(root: Path, aliases: Mapping[str, str] | None, problems: Problem
             f"{root} holds no .nii or .nii.gz file{': ' + seen if seen else '.'} Give a folder with CASE/CONTRAST.nii.gz, "
             "BraTS or BIDS files, or a CSV/TSV table."
         )
-    found: list[Found] = []
-    unknown: dict[str, list[Path]] = {}
-    for path in files:
-        base = stem(path)
-        if is_synthetic(base) or is_phase(base):
-            kind = "synthetic" if is_synthetic(base) else "a phase image"
-            problems.add(kind, f"{path.relative_to(root)} was passed over: its name says that it is {kind}.")
-            continue
-        name = parse_name(base, aliases)
-        folder = parse_name(path.parent.name, aliases) if path.parent != root else None
-        if name is None and folder is not None and not folder.prefix and not folder.tail:
-            name = Name(folder.contrast, base, folder.word, "")
-        if name is None:
-            unknown.setdefault(base.replace("_", "-").split("-")[-1], []).append(path.relative_to(root))
-        else:
-            found.append(Found(path, base, name))
-    for word, paths in unknown.items():
-        files_ = "file names" if len(paths) == 1 else "file names each"
-        line = f"{some(paths)}: no contrast in the {files_}; if it is {word!r}, add --alias {word}=CONTRAST."
-        problems.add("no contrast in the name", line)
-    return found
+    return [Found(path, base, name) for path, base, name in recognise(root, files, aliases, problems)]
 
 
 # --- BIDS ---------------------------------------------------------------------------------------------------------
@@ -122,17 +109,27 @@ def bids_anat_folders(root: Path) -> list[tuple[str, str, Path]]:
     return [entry for subject in sorted(root.glob("sub-*")) if subject.is_dir() for entry in sessions(subject)]
 
 
-def bids_cases(root: Path, aliases: Mapping[str, str] | None, problems: Problems) -> list[Case]:
+def bids_cases(root: Path, reading: Reading, problems: Problems) -> list[Case]:
     """Cases of a BIDS data set: one a subject, or one a session where there are sessions. ``derivatives`` is not read."""
-    found = find_images(root, aliases, problems)
+    found = find_images(root, reading.known, problems)
     by_folder: dict[Path, list[Found]] = {}
     for item in found:
         by_folder.setdefault(item.path.parent, []).append(item)
+    pattern = person_pattern(reading.subject)
     cases = []
     for subject, session, folder in bids_anat_folders(root):
         name = f"{subject}_{session}" if session else subject
         images = [_bids_label(item) for item in by_folder.pop(folder, [])]
-        case = make_case(name, subject, images, root, problems)
+        if pattern is not None and images:
+            match = pattern.search(images[0].path.relative_to(root).as_posix())
+            if match is None or not match["subject"]:
+                line = f"{name} was passed over: --subject {pattern.pattern!r} does not match {images[0].path.relative_to(root)}."
+                problems.add("no subject", line)
+                continue
+            said = match["session"] if "session" in pattern.groupindex else None
+            subject, session = clean(match["subject"]), clean(said) if said else session
+            name = f"{subject}_{session}" if session else subject
+        case = make_case(name, subject, images, root, problems, reading, session)
         if case is None:
             problems.add("no images", f"{name} has no anatomical image in {folder.relative_to(root)}.")
         else:
@@ -155,36 +152,109 @@ def _bids_label(item: Found) -> Found:
 
 # --- folders ------------------------------------------------------------------------------------------------------
 
+#: files that belong to one case, by (folder, prefix of the file names where a folder holds several cases)
+Groups = dict[tuple[Path, str], list[Found]]
 
-def folder_cases(root: Path, aliases: Mapping[str, str] | None, problems: Problems) -> list[Case]:
-    """Cases of BraTS, ``subject/CONTRAST.nii.gz`` and IXI-like folders."""
-    groups = _group(root, find_images(root, aliases, problems), aliases)
-    named = []
-    for (folder, prefix), items in _drop_nested(root, groups, problems).items():
-        name, subject = _names(root, folder, prefix)
-        named.append((name, subject, folder, prefix, items))
-    repeated = {name for name, times in Counter(entry[0] for entry in named).items() if times > 1}
-    cases = []
-    for name, subject, folder, prefix, items in named:
-        if name in repeated:
-            long = "_".join((*folder.relative_to(root).parts, *([prefix] if prefix else [])))
-            name, subject = long, long if subject == name else subject
-        if prefix and folder != root and not is_session(prefix):
-            where = folder.relative_to(root)
+
+def folder_cases(root: Path, reading: Reading, problems: Problems) -> tuple[list[Case], list[Doubt]]:
+    """Cases of BraTS, ``subject/CONTRAST.nii.gz`` and IXI-like folders, and which of them may be one person."""
+    aliases = reading.known
+    found = find_images(root, aliases, problems)
+    groups = _drop_nested(root, _group(root, found, aliases), problems)
+    wrappers = _wrappers(root, found, aliases)
+    pattern = person_pattern(reading.subject)
+    if pattern is not None:
+        return _cases(root, told(root, groups, wrappers, pattern, problems), reading, problems), []
+    keys = list(groups)
+    places = [Place(_parts(root, folder, wrappers), prefix) for folder, prefix in keys]
+    identities, guesses = identify(places, *_root_name(root))
+    members = [
+        Member(identity, folder, prefix, groups[folder, prefix])
+        for (folder, prefix), identity in zip(keys, identities, strict=True)
+    ]
+    for member in members:
+        if member.identity.unclear and _has_image(member.items):
+            where = member.folder.relative_to(root)
             line = (
-                f"{where} holds several cases (the names start {prefix}, ...); they are taken as sessions of one subject, so "
-                "that a split cannot leak. If they are persons, give each a folder, or use a CSV/TSV table."
+                f"{where} holds several cases (the names start {member.prefix}, ...); they are taken as sessions of one subject. If"
+                f" they are persons, add --subject '^{where.as_posix()}/(?P<subject>[^/_]+)_', or use a CSV/TSV table."
             )
             problems.add("several cases in a folder", line)
-        case = make_case(name, subject, items, root, problems)
-        if case is None:
-            problems.add("no images", f"{folder.relative_to(root)} has labels and no image; it is no case.")
+    cases = _cases(root, members, reading, problems)
+    return cases, doubts_of(guesses, members, cases)
+
+
+def _has_image(items: Sequence[Found]) -> bool:
+    return any(item.name.contrast not in LABELS for item in items)
+
+
+def _root_name(root: Path) -> tuple[str, str]:
+    """Name of the root's person, and of the session that the root is; the session is empty where it is none."""
+    real = root.resolve()
+    if real.name.lower() in _CONTAINERS:
+        real = real.parent
+    if is_session(real.name) and real.parent.name:
+        return real.parent.name, real.name
+    return real.name or "case", ""
+
+
+def _parts(root: Path, folder: Path, wrappers: Collection[Path]) -> tuple[str, ...]:
+    """Names of the folders from the root to a case, without those that hold one contrast each."""
+    parts = folder.relative_to(root).parts
+    return tuple(part for number, part in enumerate(parts, 1) if root.joinpath(*parts[:number]) not in wrappers)
+
+
+def _wrappers(root: Path, found: Sequence[Found], aliases: Mapping[str, str] | None) -> set[Path]:
+    """Folders that are called by a contrast and hold images of it alone; with more than one contrast ``T1`` may be a time point."""
+    below: dict[Path, set[str]] = {}
+    for item in found:
+        if item.name.contrast not in LABELS:
+            for parent in item.path.parents:
+                if parent == root:
+                    break
+                below.setdefault(parent, set()).add(item.name.contrast)
+    parsed: dict[str, Name | None] = {}
+    wrappers = set()
+    for folder, contrasts in below.items():
+        name = parsed.setdefault(folder.name, parse_name(folder.name, aliases) if folder.name not in parsed else None)
+        if name is None or (name.tail.isdigit() and not name.prefix):  # PD_001 is rather a person
+            continue
+        plain = not name.prefix and not name.tail
+        numbered = all(word.isdigit() or not any(letter.isdigit() for letter in word) for word in tokens(name.prefix))
+        if (contrasts == {name.contrast} and numbered) or (plain and len(folder.name) > 2):
+            wrappers.add(folder)
+    return wrappers
+
+
+def _cases(root: Path, members: Sequence[Member], reading: Reading, problems: Problems) -> list[Case]:
+    """Cases of all members: those of one person and session are one, of whose versions the user chooses."""
+    joined: dict[tuple[str, str], list[Member]] = {}
+    labels: list[Member] = []
+    for member in members:
+        if _has_image(member.items):
+            joined.setdefault(member.identity.key, []).append(member)
         else:
+            labels.append(member)
+    by_subject: dict[str, list[tuple[str, str]]] = {}
+    for key in joined:
+        by_subject.setdefault(key[0], []).append(key)
+    for member in labels:
+        key = member.identity.key
+        homes = [key] if key in joined else by_subject.get(key[0], []) if member.loose else []
+        for home in homes:
+            own = {item.name.contrast for each in joined[home] for item in each.items}
+            rest = member.items if home == key else [item for item in member.items if item.name.contrast not in own]
+            joined[home].append(replace(member, items=rest))
+        if not homes:
+            problems.add("no images", f"{member.folder.relative_to(root)} has labels and no image; it is no case.")
+    cases = []
+    for same in joined.values():
+        first = same[0].identity
+        items = [item for member in same for item in member.items]
+        case = make_case(first.name, first.subject, items, root, problems, reading, first.session)
+        if case is not None:
             cases.append(case)
     return cases
-
-
-Groups = dict[tuple[Path, str], list[Found]]
 
 
 def _group(root: Path, found: Sequence[Found], aliases: Mapping[str, str] | None) -> Groups:
@@ -199,7 +269,7 @@ def _group(root: Path, found: Sequence[Found], aliases: Mapping[str, str] | None
         if own is not None and {item.name.contrast for item in items} == {own.contrast}:
             # the folder is the contrast: a wrapper around one image, or (IXI) all subjects' images of that contrast
             per_file = len(items) > 1
-            plain = not own.prefix and not own.tail
+            plain = (not own.prefix and not own.tail) or (folder.parent != root and is_bare(own))
             if per_file or plain or stem(folder) == items[0].stem or folder.name.startswith("VSD."):
                 home = folder.parent
         while home not in (root, root.parent) and home.parent != root and home.name.lower() in _CONTAINERS:
@@ -208,26 +278,35 @@ def _group(root: Path, found: Sequence[Found], aliases: Mapping[str, str] | None
             groups.setdefault((home, item.name.prefix if per_file else ""), []).append(item)
     split: Groups = {}
     for (folder, prefix), items in groups.items():
-        parts = {prefix: items} if prefix else _by_prefix(items, flat=folder == root)
+        parts = {prefix: items} if prefix else _by_prefix(items, root, folder)
         for part, members in parts.items():
             split.setdefault((folder, part), []).extend(members)
     return split
 
 
-def _by_prefix(items: Sequence[Found], flat: bool) -> dict[str, list[Found]]:
+def _by_prefix(items: Sequence[Found], root: Path, folder: Path) -> dict[str, list[Found]]:
     """Split one folder's files into cases by the prefix of their names, where contrasts repeat and prefixes tell them apart.
 
-    Inside a subject's folder (``flat`` false) every part must then have two contrasts or more, or it is no session
+    Inside a person's folder every part must then have two contrasts or more, or a prefix that names a session, or it is none
     (``raw_T1, bet_T1, T2`` is one case). Labels without a prefix belong to every part.
     """
     images = [item for item in items if item.name.contrast not in LABELS]
+    if not images and folder != root:  # a folder of label maps: each belongs to the case that its name says
+        alone: dict[str, list[Found]] = {}
+        for item in items:
+            alone.setdefault(item.name.prefix, []).append(item)
+        return alone
     if max(Counter(item.name.contrast for item in images).values(), default=0) < 2:
         return {"": list(items)}
     parts: dict[str, list[Found]] = {}
     for item in images:
         parts.setdefault(item.name.prefix, []).append(item)
+    if len(parts) < 2 or "" in parts:
+        return {"": list(items)}
+    below = folder.relative_to(root).parts if folder != root else ()
+    flat = all(kind(part) in ("container", "split", "stage", "session") for part in below)
     counts = [len({item.name.contrast for item in part}) for part in parts.values()]
-    if len(parts) < 2 or "" in parts or (not flat and min(counts) < 2):
+    if not flat and min(counts) < 2 and not all(is_session(prefix) or split_session(prefix)[1] for prefix in parts):
         return {"": list(items)}
     for item in items:
         if item.name.contrast in LABELS:
@@ -253,6 +332,8 @@ def _drop_nested(root: Path, groups: Groups, problems: Problems) -> Groups:
             nested += items
         else:
             kept[folder, prefix] = items
+    for item in nested:
+        problems.pass_over(item.path, "in a folder inside the case's folder")
     if nested:
         line = f"{some(i.path.relative_to(root) for i in nested)}: in a folder inside a case's folder, passed over."
         problems.add("inside a case", line)
@@ -262,40 +343,56 @@ def _drop_nested(root: Path, groups: Groups, problems: Problems) -> Groups:
     return kept
 
 
-def _names(root: Path, folder: Path, prefix: str) -> tuple[str, str]:
-    """(case name, subject) of a folder, and of a prefix of its file names where it holds several cases."""
-    real = folder
-    if folder == root:
-        real = root.resolve()
-        if real.name.lower() in _CONTAINERS:
-            real = real.parent
-        if prefix and not is_session(prefix):  # a flat folder: each prefix is a person's
-            return prefix, subject_of(prefix)
-    name = real.name or "case"
-    subject = subject_of(name)
-    if is_session(name) and folder != root:
-        parent = (root.resolve() if folder.parent == root else folder.parent).name
-        name, subject = f"{parent}_{name}", subject_of(parent)
-    rest = prefix.removeprefix(name).strip("-_. ")
-    return (f"{name}_{rest}" if rest else name), subject
-
-
-def make_case(name: str, subject: str, items: Sequence[Found], root: Path, problems: Problems) -> Case | None:
-    """One case from its files; None if it has no image. Where two files claim one contrast, `choose` decides or nobody."""
+def make_case(
+    name: str, subject: str, items: Sequence[Found], root: Path, problems: Problems, reading: Reading, session: str = ""
+) -> Case | None:
+    """One case from its files; None if it has no image. Where several files claim one contrast, `settle` decides, or the user."""
     by_contrast: dict[str, list[Found]] = {}
     for item in items:
         by_contrast.setdefault(item.name.contrast, []).append(item)
     paths: dict[str, Path] = {}
+    reasons: dict[str, str] = {}
+    passed: list[tuple[Path, str]] = []
+    asked: dict[str, str] = {}
+    unsettled: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for contrast, files in by_contrast.items():
-        index: int | None = 0
-        if len(files) > 1:
-            index, why = choose([(item.path, item.name) for item in files], [item.stem for item in files])
-            both = " and ".join(str(item.path.relative_to(root)) for item in files)
-            fix = "" if index is not None else " Remove or rename one, or list the files in a CSV/TSV table."
-            problems.add("two files for one contrast", f"case {name} has {len(files)} files for {contrast}: {both}; {why}.{fix}")
-        if index is not None:
-            paths[contrast] = files[index].path
+        versions = [Version(item.path, item.path.relative_to(root), item.stem, item.name) for item in files]
+        choice = settle(versions, reading, label=contrast in LABELS)
+        passed += choice.passed
+        if choice.taken is not None:
+            paths[contrast] = choice.taken.path
+            reasons[contrast] = "; ".join(part for part in (choice.taken.name.why, choice.why) if part)
+            if choice.why and not choice.why.startswith("--"):  # what the user decided needs no word
+                line = f"case {name} has {len(files)} files for {contrast}: {_paths(files, root)}; {choice.why}."
+                problems.add("two files for one contrast", line)
+        else:
+            asked[contrast] = f"{len(files)} versions, {' or '.join(choice.flags) or choice.why}"
+            unsettled.setdefault((choice.why, choice.flags), []).append(contrast)
     images = {contrast: path for contrast, path in paths.items() if contrast not in LABELS}
-    if not images and not any(contrast not in LABELS for contrast in by_contrast):
+    if not _has_image(items):
         return None
-    return Case(name, subject, images, paths.get(MASK), paths.get(SEGMENTATION))
+    for (why, flags), contrasts in unsettled.items():
+        fix = f"Add {' or '.join(flags)}" if flags else "Remove or rename one"
+        aside = "" if images else " is set aside: it"
+        which = by_contrast[contrasts[0]]
+        line = (
+            f"case {name}{aside} has {len(which)} files for {', '.join(contrasts)}: {_paths(which, root)}; {why}. {fix}, or list"
+            " the files in a CSV/TSV table."
+        )
+        problems.add("several versions of a scan", line)
+    return Case(
+        name,
+        subject,
+        images,
+        paths.get(MASK),
+        paths.get(SEGMENTATION),
+        session=session,
+        reasons=reasons,
+        passed_over=tuple(passed),
+        asked=asked,
+    )
+
+
+def _paths(files: Sequence[Found], root: Path) -> str:
+    """The files of a line."""
+    return " and ".join(str(item.path.relative_to(root)) for item in files)

@@ -3,89 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synthmr.contrasts import canonical
+from synthmr.io.folder_words import is_session, subject_of
+from synthmr.io.grammar import Name, is_synthetic, parse_name
 
-_TOKEN = re.compile(r"[^-_. ]+")
+__all__ = [
+    "Name",
+    "Problems",
+    "choose",
+    "is_phase",
+    "is_session",
+    "is_synthetic",
+    "parse_name",
+    "run_number",
+    "some",
+    "subject_of",
+    "without_run",
+]
 
-#: folder names of one session of the subject that their parent folder is
-_SESSION = re.compile(
-    r"^(ses|session|visit|tp|time|timepoint|study|scan|day|week|month|year|wk|mo)[-_ ]?\d+$|^(baseline|follow[-_ ]?up[-_ ]?\d*)$",
-    re.IGNORECASE,
-)
-
-#: case names whose tail is a time point: BraTS 2023 and later, UPENN-GBM, BIDS sessions
-_TIME_POINTS = (
-    re.compile(r"^(BraTS-[A-Za-z]+-\d+)-\d{3}$", re.IGNORECASE),
-    re.compile(r"^(UPENN-GBM-\d+)_\d{2}$", re.IGNORECASE),
-    re.compile(r"^(sub-[A-Za-z0-9]+)_ses-.+$"),
-)
-
-#: words of a name that mark our own (or another program's) synthetic volumes
-_SYNTHETIC = {"synth", "synthetic", "synthesised", "synthesized"}
 
 #: BIDS ``part-`` entities that are no magnitude image
 _PARTS = re.compile(r"(?:^|_)part-(phase|real|imag)(?:_|$)")
 _RUN = re.compile(r"(?:^|[-_. ])run-?(\d+)(?=[-_. ]|$)", re.IGNORECASE)
-_BIDS_CE = re.compile(r"(?:^|_)ce-([A-Za-z0-9]+)(?=_)")
-
-
-@dataclass(frozen=True)
-class Name:
-    """A file name taken apart: ``sub-12_study1_T1W_brain`` has prefix ``sub-12_study1``, word ``T1W``, tail ``brain``.
-
-    Attributes:
-        contrast: canonical name (or segmentation, mask).
-        prefix: what stands before the contrast's word.
-        word: the contrast as written.
-        tail: what stands after it.
-    """
-
-    contrast: str
-    prefix: str
-    word: str
-    tail: str
-
-
-def parse_name(stem: str, aliases: Mapping[str, str] | None = None) -> Name | None:
-    """Find the last word (or run of words, the longest first) of a file name that names a contrast; None if none does.
-
-    A ``ce-`` entity (BIDS: contrast enhancing agent) makes a T1w a T1ce.
-    """
-    tokens = list(_TOKEN.finditer(stem))
-    for end in range(len(tokens), 0, -1):
-        for start in range(end):
-            first, last = tokens[start].start(), tokens[end - 1].end()
-            contrast = canonical(stem[first:last], aliases)
-            if contrast is None:
-                continue
-            agent = _BIDS_CE.search(stem[:first])
-            if contrast == "T1w" and agent and agent[1].lower() != "none":
-                contrast = "T1ce"
-            return Name(contrast, stem[:first].strip("-_. "), stem[first:last], stem[last:].strip("-_. "))
-    return None
-
-
-def is_session(folder: str) -> bool:
-    """Whether a folder name means one session of the subject that its parent folder is."""
-    return bool(_SESSION.match(folder))
-
-
-def subject_of(case: str) -> str:
-    """The subject that a case name belongs to: the name itself, without a time point where the data set writes one."""
-    for pattern in _TIME_POINTS:
-        match = pattern.match(case)
-        if match:
-            return match[1]
-    return case
-
-
-def is_synthetic(stem: str) -> bool:
-    """Whether a file name says that the volume is synthetic; such files never count as acquired images."""
-    return bool(_SYNTHETIC & {token.lower() for token in re.split(r"[-_. ]+", stem)})
 
 
 def is_phase(stem: str) -> bool:
@@ -109,11 +51,16 @@ class Problems:
     """Lines about what was passed over; of one kind only the first few are kept word for word."""
 
     keep: int = 5
+    passed_over: list[tuple[Path, str]] = field(default_factory=list)
     _lines: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, line: str) -> None:
         """Note ``line``; lines of the same ``kind`` are counted together."""
         self._lines.setdefault(kind, []).append(line)
+
+    def pass_over(self, path: Path, why: str) -> None:
+        """Note a file that is not taken; `synthmr.io.index.index` gives it to the case that it lies beside."""
+        self.passed_over.append((path, why))
 
     def lines(self) -> tuple[str, ...]:
         """All kinds in order of first appearance."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from synthmr.case import SPLITS, Case
+from synthmr.case import SPLITS, Case, Doubt
 from synthmr.contrasts import MASK, SEGMENTATION, canonical, resolve
 from synthmr.errors import DataError, UsageError
-from synthmr.io.naming import Problems, some, subject_of
+from synthmr.io.members import Member, clean, doubts_of
+from synthmr.io.naming import Problems, some
+from synthmr.io.persons import Identity, Place, identify
+from synthmr.reading import Reading, person_pattern
 
 #: what a split may be called
 _SPLIT_WORDS = {
@@ -24,7 +28,9 @@ _SPLIT_WORDS = {
     "testing": "test",
 }
 
-_CASE_COLUMNS = ("case", "case_id", "id", "name", "participant_id", "subject")
+_CASE_COLUMNS = ("case", "case_id", "id", "name")
+_SUBJECT_COLUMNS = ("subject", "subject_id", "participant_id", "participant", "patient_id", "patient")
+_SESSION_COLUMNS = ("session", "session_id", "ses", "visit", "timepoint", "time_point")
 _EMPTY = ("", "n/a", "na", "none", "nan")
 
 Row = tuple[int, dict[str, str]]
@@ -89,12 +95,13 @@ def read_split_table(path: Path) -> dict[str, str]:
         DataError: the file cannot be read, lacks a column, has no rows, or gives a case two splits.
     """
     columns, rows = read_rows(path)
-    key = next((name for name in _CASE_COLUMNS if name in columns), None)
+    who = _Who.of(columns)
+    key = who.case or who.subject
     if key is None or "split" not in columns:
         raise DataError(f"{path} has columns {', '.join(columns)}; a split file needs the columns case and split.")
     split: dict[str, str] = {}
     for number, row in rows:
-        name, where = row[key], f"{path} line {number}"
+        name, where = who.name(row), f"{path} line {number}"
         if not name or not row["split"]:
             raise DataError(f"{where} lacks a {'case' if not name else 'split'}; write both, or remove the line.")
         word = split_word(row["split"], where)
@@ -130,6 +137,36 @@ def apply_split(cases: list[Case], path: Path, problems: Problems) -> list[Case]
     return cases
 
 
+@dataclass(frozen=True)
+class _Who:
+    """The columns that say who is who; each is None where the table has none."""
+
+    case: str | None
+    subject: str | None
+    session: str | None
+
+    @classmethod
+    def of(cls, columns: Sequence[str]) -> _Who:
+        """The first column of each kind."""
+        case, subject, session = (
+            next((name for name in names if name in columns), None) for names in (_CASE_COLUMNS, _SUBJECT_COLUMNS, _SESSION_COLUMNS)
+        )
+        return cls(case, subject, session)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those that there are."""
+        return tuple(name for name in (self.case, self.subject, self.session) if name is not None)
+
+    def name(self, row: Mapping[str, str]) -> str:
+        """Of a line's case; empty where it names none."""
+        if self.case is not None:
+            return row[self.case]
+        subject = row[self.subject] if self.subject is not None else ""
+        session = row[self.session] if self.session is not None else ""
+        return f"{subject}_{session}" if subject and session else subject
+
+
 @dataclass
 class _Draft:
     """A case as the lines of a table fill it."""
@@ -138,19 +175,22 @@ class _Draft:
     words: dict[str, str] = field(default_factory=dict)
 
 
-def table_cases(path: Path, aliases: Mapping[str, str] | None, problems: Problems) -> list[Case]:
-    """Cases of a manifest.
+def table_cases(path: Path, reading: Reading, problems: Problems) -> tuple[list[Case], list[Doubt]]:
+    """Cases of a manifest, and which of them may be one person.
 
-    Long form: one line an image, columns case, contrast, path and optionally mask, segmentation, split, subject. Wide
-    form: one line a case, columns case and one a contrast, holding paths. Paths are relative to the table.
+    Long form: one line an image, columns case, contrast, path and optionally mask, segmentation, split, subject, session. Wide
+    form: one line a case, columns case and one a contrast, holding paths. Paths are relative to the table. Without a column
+    ``case`` the case is the subject (also ``participant_id``) and, where there is one, the session (``session_id``).
 
     Raises:
         DataError: columns are missing, a contrast or split is unknown, or two lines contradict each other.
     """
     columns, rows = read_rows(path)
-    key = next((name for name in _CASE_COLUMNS if name in columns), None)
+    aliases = reading.known
+    who = _Who.of(columns)
+    key = who.case or who.subject
     long = "contrast" in columns and "path" in columns
-    wide = {name: contrast for name in columns if (contrast := canonical(name, aliases)) is not None and name != key}
+    wide = {name: contrast for name in columns if name not in who.columns and (contrast := canonical(name, aliases)) is not None}
     if key is None or not (long or any(contrast not in (MASK, SEGMENTATION) for contrast in wide.values())):
         raise DataError(
             f"{path} has columns {', '.join(columns)}; a table of images needs case, contrast, path (one line an image), "
@@ -164,21 +204,22 @@ def table_cases(path: Path, aliases: Mapping[str, str] | None, problems: Problem
         where = f"{path} line {number}"
         if not row[key]:
             raise DataError(f"{where} names no case; fill the column {key}.")
-        draft = drafts.setdefault(row[key], _Draft())
+        name = who.name(row)
+        draft = drafts.setdefault(name, _Draft())
         files = {contrast: row[name] for name, contrast in (labels if long else wide).items() if row[name]}
         if long:
             files[_table_contrast(row["contrast"], where, aliases)] = _required(row["path"], where)
         for contrast, file in files.items():
             _set(draft.files, contrast, _resolve(path, file), where, problems)
-        for word in ("split", "subject"):
-            value = row.get(word, "") if word != key else ""
+        for word, column in (("split", "split"), ("subject", who.subject), ("session", who.session)):
+            value = row.get(column, "") if column is not None else ""
             if value:
                 value = split_word(value, where) if word == "split" else value
                 if draft.words.setdefault(word, value) != value:
                     raise DataError(
-                        f"{where}: {word} of case {row[key]} is {value!r}, on an earlier line {draft.words[word]!r}; keep one."
+                        f"{where}: {word} of case {name} is {value!r}, on an earlier line {draft.words[word]!r}; keep one."
                     )
-    return [_finish(name, draft, problems) for name, draft in drafts.items()]
+    return _finish(path.parent, drafts, reading, problems)
 
 
 def _table_contrast(word: str, where: str, aliases: Mapping[str, str] | None) -> str:
@@ -214,9 +255,41 @@ def _set(files: dict[str, Path], contrast: str, file: Path, where: str, problems
         problems.add("file does not exist", f"{where}: {file} does not exist.")
 
 
-def _finish(name: str, draft: _Draft, problems: Problems) -> Case:
-    images = {contrast: file for contrast, file in draft.files.items() if contrast not in (MASK, SEGMENTATION)}
-    if not images:
-        problems.add("no images", f"case {name} of the table has no image.")
-    subject = draft.words.get("subject", subject_of(name))
-    return Case(name, subject, images, draft.files.get(MASK), draft.files.get(SEGMENTATION), draft.words.get("split"))
+def _finish(folder: Path, drafts: Mapping[str, _Draft], reading: Reading, problems: Problems) -> tuple[list[Case], list[Doubt]]:
+    """Cases of the lines. The column of the subject says who is who, then ``--subject``, then the cases' names."""
+    pattern = person_pattern(reading.subject)
+    identities, guesses = identify([Place((name,)) for name in drafts])
+    members = []
+    cases = []
+    for (name, draft), found in zip(drafts.items(), identities, strict=True):
+        images = {contrast: file for contrast, file in draft.files.items() if contrast not in (MASK, SEGMENTATION)}
+        if not images:
+            problems.add("no images", f"case {name} of the table has no image.")
+        subject, session = draft.words.get("subject", ""), draft.words.get("session", "")
+        if not subject and pattern is not None:
+            subject, session = _told(pattern, folder, name, images, session, problems)
+        elif not subject:
+            subject, session = found.subject, session or found.session
+        members.append(Member(Identity(name, subject, name), folder, "", ()))  # each line of a table is a case of its own
+        split = draft.words.get("split")
+        cases.append(Case(name, subject, images, draft.files.get(MASK), draft.files.get(SEGMENTATION), split, session))
+    said = pattern is not None or any("subject" in draft.words for draft in drafts.values())
+    by_name = [replace(case, session=case.name) for case in cases]
+    return cases, [] if said else doubts_of(guesses, members, by_name)
+
+
+def _told(
+    pattern: re.Pattern[str], folder: Path, name: str, images: Mapping[str, Path], session: str, problems: Problems
+) -> tuple[str, str]:
+    """Subject and session of a case by ``--subject``: from its first file's path, seen from the table, else from its name."""
+    first = next(iter(images.values()), Path(name))
+    text = first.relative_to(folder).as_posix() if first.is_relative_to(folder) else first.as_posix()
+    match = pattern.search(text) or pattern.search(name)
+    if match is None or not match["subject"]:
+        problems.add(
+            "no subject",
+            f"--subject {pattern.pattern!r} matches neither {text} nor the name of case {name}, which is taken as a person.",
+        )
+        return name, session
+    found = match["session"] if "session" in pattern.groupindex else None
+    return clean(match["subject"]), session or clean(found or "")
