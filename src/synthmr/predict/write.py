@@ -17,6 +17,7 @@ import numpy as np
 
 from synthmr.case import Volume
 from synthmr.contrasts import MASK, SEGMENTATION
+from synthmr.documents import read_json_object
 from synthmr.errors import DataError, UsageError, did_you_mean
 from synthmr.predict.prediction import Prediction
 from synthmr.prepare.brightness import Brightness
@@ -229,7 +230,7 @@ def difference(path: Path, expected: Mapping[str, Any], plane: str) -> str:
     from synthmr.io.provenance import sidecar_path
 
     try:
-        data = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+        data = read_json_object(sidecar_path(path))
         settings, digest = data["settings"], data["image_sha256"]
         found = {
             "run_hash": data["run_hash"],
@@ -238,7 +239,7 @@ def difference(path: Path, expected: Mapping[str, Any], plane: str) -> str:
             "inference": _known(settings["inference"], expected["inference"], plane),
             "brightness": _applied(settings),
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (DataError, ValueError, KeyError, TypeError, AttributeError):
         return "without a readable synthmr sidecar"
     words = {
         "run_hash": "another run",
