@@ -121,5 +121,12 @@ def subsets_of(sources: Sequence[str], least: int = 1) -> list[tuple[str, ...]]:
 
 
 def split_words(words: Sequence[str]) -> tuple[str, ...]:
-    """``["a,b", "c"]`` -> a, b, c, each once."""
-    return tuple(dict.fromkeys(part.strip() for word in words for part in word.split(",") if part.strip()))
+    """``["a,b", "c"]`` -> a, b, c, each once.
+
+    Raises:
+        UsageError: there are commas, and nothing between them.
+    """
+    found = tuple(dict.fromkeys(part.strip() for word in words for part in word.split(",") if part.strip()))
+    if not found and any(words):
+        raise UsageError(f"{', '.join(map(repr, words))} names nothing; write for example psnr,ssim, or leave the option out.")
+    return found

@@ -281,6 +281,7 @@ def tissue_labels(data: Path, pattern: str, prepared: PreparedCase) -> np.ndarra
     path = data / pattern.replace("{case}", prepared.name)
     volume = nifti.load(path)
     turn, box = find_step(prepared.history, "orient"), find_step(prepared.history, "crop")
-    if list(volume.shape) != list(turn["shape"]):
+    if sorted(volume.shape) != sorted(turn["shape"]):
         raise DataError(f"{path} has the shape {volume.shape} and the images of case {prepared.name} {tuple(turn['shape'])}.")
-    return np.rint(crop.apply(orient.apply(volume.array, turn), box)).astype(np.int32)
+    own = orient.fit(volume.shape, volume.affine)  # it may be stored in another order than the images
+    return np.rint(crop.apply(orient.apply(volume.array, own), box)).astype(np.int32)

@@ -16,7 +16,7 @@ from synthmr.case import SPLITS, Case, Cohort
 from synthmr.data.split import Split, shared_subjects
 from synthmr.errors import DataError
 from synthmr.io.files import sha256_array
-from synthmr.io.grid import REGISTER_FIX, Grid, grid_difference
+from synthmr.io.grid import REGISTER_FIX, Grid, grid_difference, orientation, turn_between
 from synthmr.io.naming import some
 from synthmr.io.nifti import load, read_grid
 from synthmr.prepare.mask import otsu_threshold
@@ -208,13 +208,27 @@ def _check_case(case: Case, wanted: set[str], state: _Audit) -> None:
         if contrast in wanted:
             look = _check_image(case, contrast, path, state)
             if look is not None:
-                looks[contrast] = look
+                looks[contrast] = _in_order(case, contrast, look, looks, state)
     _check_grids(case, {contrast: look.grid for contrast, look in looks.items()}, state)
     _check_overlap(case, looks, state)
     first = next(iter(looks.values()), None)
     for kind, label in (("mask", case.mask), ("segmentation", case.segmentation)):
         if label is not None:
             _check_label(case, kind, label, first, state)
+
+
+def _in_order(case: Case, contrast: str, look: _Look, looks: Mapping[str, _Look], state: _Audit) -> _Look:
+    """One grid in another storage order than the first contrast's: reordered as it is wherever a case is read, with a warning."""
+    from nibabel.orientations import apply_orientation
+
+    first, reference = next(iter(looks.items()), (contrast, look))
+    turn = turn_between(look.grid, reference.grid) if grid_difference(look.grid, reference.grid) else None
+    if turn is None:
+        return look
+    what = f"stored as {orientation(look.grid.affine)}, {first} as {orientation(reference.grid.affine)}, on one grid"
+    meaning = "The axes are reordered when the case is read; no value changes."
+    state.add("warning", case.name, contrast, what, meaning, "Nothing must be done; other programs may want files stored alike.")
+    return _Look(reference.grid, np.asarray(apply_orientation(look.foreground, turn)), look.stripped)
 
 
 def _check_image(case: Case, contrast: str, path: Path, state: _Audit) -> _Look | None:
@@ -364,6 +378,8 @@ def _check_label(case: Case, kind: str, path: Path, first: _Look | None, state: 
     try:
         grid = read_grid(path)
         difference = grid_difference(grid, first.grid) if first is not None else ""
+        if difference and first is not None and turn_between(grid, first.grid) is not None:
+            difference = ""  # one grid in another storage order
         labels = None if difference else load(path, np.int32)
         if difference:
             what, meaning = (

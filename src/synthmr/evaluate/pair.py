@@ -106,12 +106,16 @@ class ReadPair:
 def read_pair(pair: Pair) -> ReadPair:
     """Read a pair; errors of `score_pair`."""
     from synthmr.io import nifti
+    from synthmr.io.grid import one_order
     from synthmr.prepare import orient
 
     files = {"prediction": pair.prediction, "truth": pair.truth, "mask": pair.mask, "segmentation": pair.segmentation}
     types = {"segmentation": np.int32}
     volumes = {name: nifti.load(path, types.get(name, np.float32)) for name, path in files.items() if path is not None}
-    nifti.check_same_grid({f"{name} {files[name]}": volumes[name] for name in ("truth", *sorted(set(volumes) - {"truth"}))})
+    named = {f"{name} {files[name]}": name for name in ("truth", *sorted(set(volumes) - {"truth"}))}
+    alike = one_order({words: volumes[name] for words, name in named.items()})
+    nifti.check_same_grid(alike)
+    volumes = {name: alike[words] for words, name in named.items()}
     notes = [f"{files[name]}: {note}" for name, volume in volumes.items() for note in volume.notes]
     turn = orient.fit(volumes["truth"].shape, volumes["truth"].affine)
     arrays = {name: orient.apply(volume.array, turn) for name, volume in volumes.items()}
@@ -197,8 +201,8 @@ def read_labels(path: Path, truth: Path) -> np.ndarray:
     from synthmr.prepare import orient
 
     volume, grid = nifti.load(path, np.int32), nifti.read_grid(truth)
-    nifti.check_same_grid({f"truth {truth}": grid, f"tissue {path}": volume})
-    return orient.apply(volume.array, orient.fit(grid.shape, grid.affine)).astype(np.int64)
+    nifti.check_same_grid({f"truth {truth}": grid, f"tissue {path}": volume}, any_order=True)
+    return orient.apply(volume.array, orient.fit(volume.shape, volume.affine)).astype(np.int64)
 
 
 def _mask_notes(inside: np.ndarray, truth: np.ndarray, mask: Path, path: Path) -> list[str]:

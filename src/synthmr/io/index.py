@@ -11,6 +11,7 @@ from typing import Any
 from synthmr.case import SPLITS, Case, Cohort
 from synthmr.contrasts import CONTRASTS, MASK, SEGMENTATION, canonical, resolve
 from synthmr.errors import DataError, UsageError
+from synthmr.io.grid import turn_between
 from synthmr.io.layouts import bids_anat_folders, bids_cases, folder_cases
 from synthmr.io.naming import Problems, parse_name, subject_of
 from synthmr.io.nifti import Grid, grid_text, is_nifti, read_grid, same_grid, stem
@@ -205,7 +206,7 @@ def _grid_words(grids: Mapping[str, Grid]) -> str:
         return "unreadable"
     groups: list[tuple[Grid, list[str]]] = []
     for contrast, grid in grids.items():
-        home = next((names for other, names in groups if same_grid(other, grid)), None)
+        home = next((names for other, names in groups if same_grid(other, grid) or turn_between(grid, other) is not None), None)
         if home is None:
             groups.append((grid, [contrast]))
         else:

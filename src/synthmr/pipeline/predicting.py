@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,7 @@ def synthesize_files(
     lesion: Path | None = None,
     device: str = "auto",
     keep: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Synthesise from ``CONTRAST=file`` words into one file (a file a target where the run has several)."""
     from synthmr.predict import cohort
@@ -81,6 +82,7 @@ def synthesize_files(
         overwrite=overwrite,
         maps=split_words(maps),
         lesion=lesion,
+        say=say,
     )
 
 

@@ -55,6 +55,7 @@ def synthesize_files(
     overwrite: bool = False,
     maps: Sequence[str] = (),
     lesion: Path | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Synthesise from single files.
 
@@ -67,6 +68,7 @@ def synthesize_files(
         overwrite: replace what is there. Without it a result that is done already is left as it is.
         maps: maps to write too, of ``spec.maps``; ``synth-`` and their names are put before the suffix.
         lesion: for runs that read a lesion mask: the mask, or the path ``none`` for no lesion.
+        say: is told what is odd about the files (sform against qform, a mask that was guessed, ...).
 
     Returns:
         The images, one a target, then the maps.
@@ -97,7 +99,8 @@ def synthesize_files(
     job.check_outputs(case, outputs)
     read = job.read(case, outputs)
     if read is not None:
-        job.write(case, outputs, job.predict(case, read))
+        for note in job.write(case, outputs, job.predict(case, read)):
+            (say or (lambda line: None))(f"note: {note}")
     return list(outputs.values())
 
 

@@ -152,8 +152,8 @@ def normalized(array: np.ndarray, brain: np.ndarray, params: Mapping[str, Any]) 
 def oriented(
     volumes: Mapping[str, Volume], mask: Volume | None, segmentation: Volume | None, name: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None, np.ndarray | None, np.ndarray, list[dict[str, Any]]]:
-    """Check that all grids are one and reorient to RAS: (images, mask, labels, affine, history)."""
-    from synthmr.io.nifti import check_same_grid
+    """Check that all grids are one, in whatever storage order, and reorient to RAS: (images, mask, labels, affine, history)."""
+    from synthmr.io.grid import check_same_grid, one_order
 
     if not volumes:
         raise DataError(f"case {name} was given no image.")
@@ -162,14 +162,18 @@ def oriented(
         named[f"mask of case {name}"] = mask
     if segmentation is not None:
         named[f"segmentation of case {name}"] = segmentation
-    check_same_grid(named)
-    first = next(iter(volumes.values()))
+    alike = one_order(named)
+    check_same_grid(alike)
+    first = next(iter(alike.values()))
     turn = orient.fit(first.shape, first.affine)
-    arrays = {contrast: orient.apply(volume.array, turn) for contrast, volume in volumes.items()}
-    given = orient.apply(mask.array, turn) if mask is not None else None
+    reordered = [f"{word}: {volume.notes[-1]}" for word, volume in alike.items() if volume is not named[word]]
+    if reordered:
+        turn["notice"] = " ".join(reordered)
+    arrays = {contrast: orient.apply(alike[f"{contrast} of case {name}"].array, turn) for contrast in volumes}
+    given = orient.apply(alike[f"mask of case {name}"].array, turn) if mask is not None else None
     labels = None
     if segmentation is not None:
-        labels = np.rint(orient.apply(segmentation.array, turn)).astype(np.int32)
+        labels = np.rint(orient.apply(alike[f"segmentation of case {name}"].array, turn)).astype(np.int32)
     return arrays, given, labels, orient.apply_affine(first.affine, turn), [turn]
 
 
