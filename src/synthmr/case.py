@@ -127,6 +127,7 @@ class Case:
         session: the visit, as its folder, name or column writes it; empty where there is one alone.
         reasons: contrast (also mask and segmentation) -> why this file was chosen, where a choice was made.
         passed_over: files of this case that were not taken, each with why.
+        nan_to_zero: whether NaN outside the brain are read as 0; else they are an error.
 
     Raises:
         DataError: the name would be a path, or break a line.
@@ -141,6 +142,7 @@ class Case:
     session: str = ""
     reasons: Mapping[str, str] = field(default_factory=dict)
     passed_over: tuple[tuple[Path, str], ...] = ()
+    nan_to_zero: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name, "case")

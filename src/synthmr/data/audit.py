@@ -20,6 +20,7 @@ from synthmr.io.grid import REGISTER_FIX, Grid, grid_difference, orientation, tu
 from synthmr.io.naming import some
 from synthmr.io.nifti import load, read_grid
 from synthmr.prepare.mask import otsu_threshold
+from synthmr.prepare.nan import load_labels, without_nan
 
 #: a volume counts as skull-stripped where at least this share of its voxels is exactly 0 ...
 STRIPPED = 0.2
@@ -244,9 +245,17 @@ def _check_image(case: Case, contrast: str, path: Path, state: _Audit) -> _Look 
         )
     array = volume.array
     bad = array.size - int(np.isfinite(array).sum())
-    if bad:
+    if bad and case.nan_to_zero:
+        try:
+            mask = load_labels(case.mask, f"mask of case {case.name}", True) if case.mask is not None else None
+            volume = without_nan(volume, mask)
+        except DataError as error:
+            state.add("error", case.name, contrast, str(error), "The file cannot be used; training would stop at it.", MEND)
+            return None
+        array = volume.array
+    elif bad:
         what = f"{path.name} holds {bad} NaN or infinite voxels ({bad / array.size:.2%})"
-        fix = "Find the step that made them (often a division or a resampling) and repeat it, or set them to 0."
+        fix = "Find the step that made them (often a division or a resampling) and repeat it, or read them as 0 with --nan-to-zero."
         state.add("error", case.name, contrast, what, "One such voxel makes every loss and weight NaN.", fix)
         return None
     low, high = float(array.min()), float(array.max())

@@ -46,6 +46,7 @@ from synthmr.errors import DataError, UsageError, shown
 from synthmr.io.files import atomic, sha256
 from synthmr.prepare import orient
 from synthmr.prepare.case import check_config
+from synthmr.prepare.nan import load_labels, read_image
 
 Progress = Callable[..., None]
 
@@ -332,13 +333,14 @@ class _Builder:
         if not names:
             case.image(self.contrasts[0])
         keys, images = {}, {}
+        mended = ["nan-to-zero"] if case.nan_to_zero else []
         for name in names:
-            keys[name] = config_hash(["image", PART_VERSION, sha256(case.image(name))], 40)
+            keys[name] = config_hash(["image", PART_VERSION, sha256(case.image(name)), *mended], 40)
             images[name] = self._image(case, name, keys[name], out)
         labels = {}
         for word, path in (("mask", case.mask), ("segmentation", case.segmentation)):
             if path is not None and (word != "mask" or self.config.mask in ("auto", "file")):
-                keys[word] = config_hash([word, PART_VERSION, sha256(path)], 40)
+                keys[word] = config_hash([word, PART_VERSION, sha256(path), *mended], 40)
                 labels[word] = self._label(case, word, path, keys[word], out)
         parts = Parts(
             images=images,
@@ -355,22 +357,18 @@ class _Builder:
         return parts
 
     def _image(self, case: Case, contrast: str, key: str, out: Path | None) -> Path:
-        from synthmr.io.nifti import load_contrast
-
         cached, target = self.cache / "images" / key, out / contrast if out is not None else None
 
         def make(folder: Path) -> None:
-            write_image(folder, load_contrast(case, contrast))
+            write_image(folder, read_image(case, contrast))
 
         return _placed(cached, target, load_image, make)
 
     def _label(self, case: Case, word: str, path: Path, key: str, out: Path | None) -> Path:
-        from synthmr.io.nifti import load
-
         cached, target = self.cache / "labels" / f"{key}.npz", out / f"{word}.npz" if out is not None else None
 
         def make(file: Path) -> None:
-            volume = load(path, label=f"{word} of case {case.name}")
+            volume = load_labels(path, f"{word} of case {case.name}", case.nan_to_zero)
             array = orient.apply(volume.array, orient.fit(volume.shape, volume.affine))
             about = {"grid": {"shape": list(volume.shape), "affine": np.asarray(volume.affine, float).tolist()}}
             found = Bits.of(array > 0, about) if word == "mask" else Labels.of(np.rint(array).astype(np.int32), about)
@@ -396,12 +394,10 @@ class _Builder:
 
     def _heads(self, case: Case, parts: Parts) -> None:
         """Add the heads of images of which a mask may have to be made by Otsu's threshold."""
-        from synthmr.io.nifti import load_contrast
-
         for contrast, folder in parts.images.items():
             needed = self.config.mask == "otsu" or (self.config.mask == "auto" and not read_about(folder)["stripped"])
             if needed and not is_whole(Bits.load, folder / "head.npz"):
-                volume = load_contrast(case, contrast)
+                volume = read_image(case, contrast)
                 add_head(folder, orient.apply(volume.array, orient.fit(volume.shape, volume.affine)))
 
     def _brain(self, case: Case, parts: Parts, out: Path | None) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from synthmr.case import check_name
 from synthmr.contrasts import MASK, SEGMENTATION
 from synthmr.documents import read_json
 from synthmr.errors import DataError, UsageError
@@ -110,9 +111,9 @@ def _parse(image: Path, data: Mapping[str, Any], settings: Mapping[str, Any]) ->
         raise ValueError(f"intensity {intensity}")
     return Own(
         image=image,
-        case=str(data.get("case", "")),
+        case=str(data.get("case", "")) and check_name(str(data["case"]), "case"),
         method=str(data.get("method", "")),
-        contrast=str(data["contrast"]),
+        contrast=check_name(str(data["contrast"]), "contrast"),
         intensity=intensity,
         params=params,
         units=Units.from_dict(units) if units else units_of(params["name"], [params]),

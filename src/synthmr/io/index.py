@@ -30,6 +30,7 @@ def index(
     subject: str = "",
     entities: Mapping[str, str] | None = None,
     prefer: Sequence[str] = (),
+    nan_to_zero: bool = False,
 ) -> Cohort:
     """Find the cases of ``root``: `find` with the parts of a `Reading` as keywords.
 
@@ -40,13 +41,15 @@ def index(
         subject: regular expression that says who is who, see `Reading`.
         entities: BIDS entity -> the value that a file must have, see `Reading`.
         prefer: words of the paths to take where several files are versions of one scan.
+        nan_to_zero: read NaN outside the brain as 0.
 
     Raises:
         DataError: no such folder, no images in it, or a wrong table or split file.
         UsageError: a pattern, entity or word that makes no sense.
     """
     words = [f"{alias}={name}" for alias, name in (aliases or {}).items()]
-    return find(root, Reading.of(words, Path(split_file) if split_file is not None else None, subject, entities, prefer))
+    table = Path(split_file) if split_file is not None else None
+    return find(root, Reading.of(words, table, subject, entities, prefer, nan_to_zero))
 
 
 def find(root: Path | str, reading: Reading | None = None) -> Cohort:
@@ -87,6 +90,7 @@ def find(root: Path | str, reading: Reading | None = None) -> Cohort:
         cases = apply_split(cases, source, problems)
     elif any(case.split for case in cases):
         source = root
+    cases = [replace(case, nan_to_zero=reading.nan_to_zero) for case in cases]
     ordered = sorted((_ordered(case) for case in cases), key=lambda case: case.name)
     return Cohort(root, layout, tuple(ordered), problems.lines(), source)
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthmr.case import Case
+from synthmr.case import Case, name_fault
 from synthmr.contrasts import MASK, SEGMENTATION
-from synthmr.errors import DataError
+from synthmr.errors import DataError, shown
 from synthmr.io.naming import Name, Problems, choose, is_phase, is_session, is_synthetic, parse_name, some, subject_of
 from synthmr.io.nifti import is_nifti, stem
 
@@ -42,7 +42,12 @@ def walk(root: Path, problems: Problems) -> list[Path]:
     files: list[Path] = []
     foreign: dict[str, list[Path]] = {}
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+
+    def unreadable(error: OSError) -> None:
+        where = os.path.relpath(os.fsdecode(error.filename or "a folder"), root)
+        problems.add("unreadable folder", f"{where}: cannot be read ({error.strerror or error}), so what is in it is left out.")
+
+    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link that leads back
             folders.clear()
@@ -107,19 +112,27 @@ def bids_anat_folders(root: Path) -> list[tuple[str, str, Path]]:
     """(subject, session or "", anat folder) below a BIDS root, a subject's folder or a session's folder."""
 
     def sessions(subject: Path) -> Iterator[tuple[str, str, Path]]:
-        if (subject / "anat").is_dir():
+        if _is_folder(subject / "anat"):
             yield subject.name, "", subject / "anat"
         for session in sorted(subject.glob("ses-*/anat")):
             yield subject.name, session.parent.name, session
 
     real = root.resolve()
-    if real.name.startswith("ses-") and real.parent.name.startswith("sub-") and (root / "anat").is_dir():
+    if real.name.startswith("ses-") and real.parent.name.startswith("sub-") and _is_folder(root / "anat"):
         return [(real.parent.name, real.name, root / "anat")]
     if real.name.startswith("sub-"):
         own = [(real.name, session, folder) for _, session, folder in sessions(root)]
         if own:
             return own
     return [entry for subject in sorted(root.glob("sub-*")) if subject.is_dir() for entry in sessions(subject)]
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder that can be reached; one that cannot costs what is in it, which `walk` says."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def bids_cases(root: Path, aliases: Mapping[str, str] | None, problems: Problems) -> list[Case]:
@@ -282,6 +295,10 @@ def _names(root: Path, folder: Path, prefix: str) -> tuple[str, str]:
 
 def make_case(name: str, subject: str, items: Sequence[Found], root: Path, problems: Problems) -> Case | None:
     """One case from its files; None if it has no image. Where two files claim one contrast, `choose` decides or nobody."""
+    fault = name_fault(name) or name_fault(subject)
+    if fault:
+        problems.add("no name", f"{shown(name)}: the name {fault}, so the case is left out; rename the folder or the files.")
+        return None
     by_contrast: dict[str, list[Found]] = {}
     for item in items:
         by_contrast.setdefault(item.name.contrast, []).append(item)

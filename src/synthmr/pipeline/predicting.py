@@ -83,6 +83,7 @@ def synthesize_files(
         maps=split_words(maps),
         lesion=lesion,
         say=say,
+        nan_to_zero=reading.nan_to_zero if reading is not None else False,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from synthmr.case import Volume
+from synthmr.case import Volume, check_name
 from synthmr.contrasts import MASK, SEGMENTATION
 from synthmr.documents import read_json_object
 from synthmr.errors import DataError, UsageError, did_you_mean
@@ -49,7 +49,13 @@ def check_intensity(intensity: str) -> None:
 
 
 def output_path(out: Path, case: str, contrast: str) -> Path:
-    """Where a cohort's result goes."""
+    """Where a cohort's result goes: always a file of ``out`` itself.
+
+    Raises:
+        DataError: the case or the contrast is called like a path.
+    """
+    check_name(case, "case")
+    check_name(contrast, f"contrast of case {case}")
     what, _, source = contrast.partition("-")
     if source:  # a map of a method: attention-T1w, fusion-T2w; its name must not make it an acquired T1w
         return out / f"{case}_rec-{what.replace('_', '')}_desc-synth_{source}.nii.gz"

@@ -17,6 +17,7 @@ from synthmr.config import PrepareConfig
 from synthmr.errors import DataError, UsageError
 from synthmr.prepare import crop, normalize, orient
 from synthmr.prepare.mask import brain_mask, check_mode
+from synthmr.prepare.nan import NOTE, load_labels, read_image
 
 #: raise when a change here or in a step changes what comes out, so that no store made before is used
 PREPARE_VERSION = 2
@@ -50,15 +51,14 @@ def load_case(
     Raises:
         DataError: a contrast is missing, or a file cannot be read.
     """
-    from synthmr.io.nifti import load, load_contrast
-
     # side by side: decompression lets go of the interpreter's lock
     with ThreadPoolExecutor(max(len(contrasts), 1)) as pool:
-        volumes = dict(zip(contrasts, pool.map(lambda name: load_contrast(case, name), contrasts), strict=True))
-    mask = load(case.mask, label=f"mask of case {case.name}") if case.mask is not None else None
+        volumes = dict(zip(contrasts, pool.map(lambda name: read_image(case, name), contrasts), strict=True))
+    nan = case.nan_to_zero
+    mask = load_labels(case.mask, f"mask of case {case.name}", nan) if case.mask is not None else None
     segmentation = None
     if with_segmentation and case.segmentation is not None:
-        segmentation = load(case.segmentation, label=f"segmentation of case {case.name}")
+        segmentation = load_labels(case.segmentation, f"segmentation of case {case.name}", nan)
     return volumes, mask, segmentation
 
 
@@ -166,9 +166,10 @@ def oriented(
     check_same_grid(alike)
     first = next(iter(alike.values()))
     turn = orient.fit(first.shape, first.affine)
-    reordered = [f"{word}: {volume.notes[-1]}" for word, volume in alike.items() if volume is not named[word]]
-    if reordered:
-        turn["notice"] = " ".join(reordered)
+    told = [f"{word}: {volume.notes[-1]}" for word, volume in alike.items() if volume is not named[word]]
+    told += [f"{word}: {note}" for word, volume in named.items() for note in volume.notes if note.endswith(NOTE)]
+    if told:
+        turn["notice"] = " ".join(told)
     arrays = {contrast: orient.apply(alike[f"{contrast} of case {name}"].array, turn) for contrast in volumes}
     given = orient.apply(alike[f"mask of case {name}"].array, turn) if mask is not None else None
     labels = None
