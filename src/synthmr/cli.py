@@ -187,6 +187,7 @@ def train(
     from synthmr import pipeline
 
     named = budget_of(steps=steps, minutes=minutes, epochs=epochs)
+    pipeline.check_hardware(accelerator, devices, nodes)
     console = _console(json)
     run_config = pipeline.configure(
         method,
@@ -261,7 +262,9 @@ def synthesize(
         Path | None, typer.Option("--lesion-mask", help="Lesion mask to synthesise with (milr), or `none` for no lesion.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace volumes that exist.")] = False,
-    split: Annotated[str, typer.Option(help="Only cases of this part of the data's split: train, validation or test.")] = "",
+    split: Annotated[
+        str, typer.Option(help="Only cases of this part of the run's split, or of --split-file: train, validation or test.")
+    ] = "",
     device: Device = "auto",
     no_keep: NoKeep = False,
     reading: Reading = AS_IT_IS,

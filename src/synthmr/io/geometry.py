@@ -17,12 +17,14 @@ FURTHEST = 1e7
 #: code of a unit of length -> its name, and how many mm it is
 _UNITS = {1: ("meter", 1e3), 3: ("micron", 1e-3)}
 
+_FALLEN = "the sform is zero or damaged"
 _REWRITE = "Rewrite the header (for example fslorient -copysform2qform)."
 
 
-def affine_of(header: Any) -> np.ndarray | None:
-    """The affine in mm, 4x4, voxel index to RAS; None where there is no usable one."""
-    return geometry(header, (1, 1, 1))[0]
+def holds(header: Any, affine: np.ndarray) -> bool:
+    """Whether a header, as it is, puts voxels where an affine in mm does: in whatever unit, by the form that goes first."""
+    own, notes = geometry(header, (1, 1, 1))
+    return own is not None and not any(note.startswith(_FALLEN) for note in notes) and np.allclose(own, affine, atol=1e-5)
 
 
 def geometry(header: Any, shape: tuple[int, int, int]) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -50,9 +52,7 @@ def _geometry(header: Any, shape: tuple[int, int, int]) -> tuple[np.ndarray | No
         used = "the sform is used" if sform is not None else "it is not used"
         notes.append(f"the qform is damaged; {used}. {_REWRITE}")
     if scode and sform is None and qform is not None:
-        notes.append(
-            "the sform is zero or damaged; the qform is used. Rewrite the header (for example fslorient -copyqform2sform)."
-        )
+        notes.append(f"{_FALLEN}; the qform is used. Rewrite the header (for example fslorient -copyqform2sform).")
     affine = sform if sform is not None else qform
     if affine is None and not scode and not qcode:
         affine = _usable(header.get_base_affine())

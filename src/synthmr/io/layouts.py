@@ -146,9 +146,9 @@ def bids_cases(root: Path, aliases: Mapping[str, str] | None, problems: Problems
         name = f"{subject}_{session}" if session else subject
         images = [_bids_label(item) for item in by_folder.pop(folder, [])]
         case = make_case(name, subject, images, root, problems)
-        if case is None:
+        if case is None and not name_fault(name):
             problems.add("no images", f"{name} has no anatomical image in {folder.relative_to(root)}.")
-        else:
+        elif case is not None:
             cases.append(case)
     other = [item.path.relative_to(root) for items in by_folder.values() for item in items if item.name.contrast not in LABELS]
     if other:
@@ -190,9 +190,9 @@ def folder_cases(root: Path, aliases: Mapping[str, str] | None, problems: Proble
             )
             problems.add("several cases in a folder", line)
         case = make_case(name, subject, items, root, problems)
-        if case is None:
+        if case is None and not name_fault(name):
             problems.add("no images", f"{folder.relative_to(root)} has labels and no image; it is no case.")
-        else:
+        elif case is not None:
             cases.append(case)
     return cases
 
@@ -294,7 +294,7 @@ def _names(root: Path, folder: Path, prefix: str) -> tuple[str, str]:
 
 
 def make_case(name: str, subject: str, items: Sequence[Found], root: Path, problems: Problems) -> Case | None:
-    """One case from its files; None if it has no image. Where two files claim one contrast, `choose` decides or nobody."""
+    """One case from its files; None if it has no image, or no name. Of two files for one contrast, `choose` decides or nobody."""
     fault = name_fault(name) or name_fault(subject)
     if fault:
         problems.add("no name", f"{shown(name)}: the name {fault}, so the case is left out; rename the folder or the files.")

@@ -6,6 +6,7 @@ stream no more is unpacked than the header declares, and a little to see whether
 
 from __future__ import annotations
 
+import logging
 import os
 import zlib
 from dataclasses import dataclass
@@ -255,6 +256,10 @@ def read_head(path: Path, label: str) -> Head:
     return parse_head(data, path, label)
 
 
+#: takes nibabel's remarks about headers, which would be lines beside ours
+_SILENT = logging.Logger("synthmr.headers", level=logging.CRITICAL + 1)
+
+
 def parse_head(data: bytes, path: Path, label: str) -> Head:
     """Parse and check the bytes of a header; arguments and errors of `read_head`."""
     import nibabel
@@ -275,7 +280,8 @@ def parse_head(data: bytes, path: Path, label: str) -> Head:
         raise fault(label, path, unreadable.format("it ends within its header"))
     try:
         with np.errstate(all="ignore"):
-            header = kind(data[:size], check=True)
+            header = kind(data[:size], check=False)
+            header.check_fix(logger=_SILENT, error_level=40)
             dims = [int(value) for value in header["dim"]]
             offset = float(header["vox_offset"])
             slope, inter = header.get_slope_inter()

@@ -15,7 +15,7 @@ import numpy as np
 from synthmr.case import Volume
 from synthmr.errors import UsageError
 from synthmr.io.files import atomic, same_file
-from synthmr.io.geometry import affine_of
+from synthmr.io.geometry import holds
 from synthmr.io.grid import TOLERANCE, corner_distance
 from synthmr.io.raw import fault, is_nifti
 
@@ -81,8 +81,7 @@ def _header_for(like: Volume, dtype: str, description: str, shape: tuple[int, in
     affine = np.asarray(like.affine, dtype=float)
     if like.header is not None:
         header = like.header.copy()
-        own = affine_of(header)  # in mm, where the header may say metres
-        kept = own is not None and np.allclose(own, affine, atol=1e-5)
+        kept = holds(header, affine)
         scode, qcode = (code if code in range(6) else 2 for code in (int(header["sform_code"]), int(header["qform_code"])))
     else:
         header = nibabel.Nifti1Header()

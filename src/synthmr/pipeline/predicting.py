@@ -106,12 +106,12 @@ def synthesize_cohort(
     from dataclasses import replace
 
     from synthmr.predict.cohort import synthesize_cohort as synthesize
-    from synthmr.predictions import select
+    from synthmr.predictions import select, split_of
 
     predictor = predictor_of(run, settings, device, keep)
     cohort = index(data, reading)
     if split:
-        cohort = replace(cohort, cases=tuple(select(cohort, predictor.run.split, split)))
+        cohort = replace(cohort, cases=tuple(select(cohort, split_of(cohort, predictor.run.split, reading), split)))
     return synthesize(
         predictor,
         cohort,
