@@ -71,6 +71,7 @@ def index(
     subject: str = "",
     entity: Words | Mapping[str, str] | None = None,
     prefer: Words | None = None,
+    nan_to_zero: bool = False,
 ) -> Cohort:
     """Find the cases of a folder or table.
 
@@ -81,11 +82,12 @@ def index(
         subject: regular expression with the groups ``subject`` and, if wanted, ``session``, searched for in each path below data.
         entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
         prefer: words; of several versions of one scan that whose path has the word wins.
+        nan_to_zero: read NaN outside the brain as 0; inside the brain they stay an error.
 
     Raises:
         DataError: there is no case.
     """
-    return pipeline.index(Path(data), reading(alias, split_file, subject, entity, prefer))
+    return pipeline.index(Path(data), reading(alias, split_file, subject, entity, prefer, nan_to_zero))
 
 
 def audit(
@@ -98,6 +100,7 @@ def audit(
     subject: str = "",
     entity: Words | Mapping[str, str] | None = None,
     prefer: Words | None = None,
+    nan_to_zero: bool = False,
 ) -> list[Finding]:
     """Find what would make training wrong, or at least worse.
 
@@ -110,12 +113,13 @@ def audit(
         subject: regular expression with the groups ``subject`` and, if wanted, ``session``, searched for in each path below data.
         entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
         prefer: words; of several versions of one scan that whose path has the word wins.
+        nan_to_zero: read NaN outside the brain as 0; inside the brain they stay an error.
 
     Returns:
         Findings with level (error or warning), case, contrast, what, meaning and fix.
     """
     given = [",".join(words(value)) for value in (sources, target)]
-    return pipeline.audit(Path(data), given[0], given[1], reading(alias, split_file, subject, entity, prefer))
+    return pipeline.audit(Path(data), given[0], given[1], reading(alias, split_file, subject, entity, prefer, nan_to_zero))
 
 
 def train(
@@ -138,6 +142,7 @@ def train(
     subject: str = "",
     entity: Words | Mapping[str, str] | None = None,
     prefer: Words | None = None,
+    nan_to_zero: bool = False,
     cache: AnyPath | None = None,
     devices: int = 1,
     accelerator: str = "auto",
@@ -164,6 +169,7 @@ def train(
         subject: regular expression with the groups ``subject`` and, if wanted, ``session``, searched for in each path below data.
         entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
         prefer: words; of several versions of one scan that whose path has the word wins.
+        nan_to_zero: read NaN outside the brain as 0; inside the brain they stay an error.
         cache: folder for prepared data; None: ``$SYNTHMR_CACHE`` or ``~/.cache/synthmr``.
         devices: processes or GPUs.
         accelerator: auto, cpu or cuda.
@@ -180,7 +186,7 @@ def train(
     targets = words(target)
     if not targets:
         raise UsageError("train(..., target=...) is missing: say which contrasts come out, for example target='FLAIR'.")
-    folder, names, read = Path(data), words(sources), reading(alias, split_file, subject, entity, prefer)
+    folder, names, read = Path(data), words(sources), reading(alias, split_file, subject, entity, prefer, nan_to_zero)
     if not names:
         meant = resolve_list(",".join(targets), read.known)
         names = [name for name in _contrasts(folder, read) if name not in meant]
@@ -241,6 +247,7 @@ def dataset(
     subject: str = "",
     entity: Words | Mapping[str, str] | None = None,
     prefer: Words | None = None,
+    nan_to_zero: bool = False,
     cache: AnyPath | None = None,
 ) -> SliceDataset:
     """The prepared slices of a cohort as a `torch.utils.data.Dataset`, for a training loop of your own.
@@ -257,6 +264,7 @@ def dataset(
         subject: regular expression with the groups ``subject`` and, if wanted, ``session``, searched for in each path below data.
         entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
         prefer: words; of several versions of one scan that whose path has the word wins.
+        nan_to_zero: read NaN outside the brain as 0; inside the brain they stay an error.
         cache: folder for prepared data; None: ``$SYNTHMR_CACHE`` or ``~/.cache/synthmr``.
 
     Raises:
@@ -266,7 +274,7 @@ def dataset(
     from synthmr.data.dataset import SliceDataset
     from synthmr.data.reader import Reader
 
-    read = reading(alias, split_file, subject, entity, prefer)
+    read = reading(alias, split_file, subject, entity, prefer, nan_to_zero)
     config = pipeline.configure(
         "linear", ",".join(words(sources)), ",".join(words(target)), settings=_settings(set), aliases=read.aliases
     )
@@ -294,6 +302,7 @@ def evaluate(
     subject: str = "",
     entity: Words | Mapping[str, str] | None = None,
     prefer: Words | None = None,
+    nan_to_zero: bool = False,
     device: str = "auto",
     keep: bool = True,
 ) -> ScoreResult:
@@ -315,6 +324,7 @@ def evaluate(
         subject: regular expression with the groups ``subject`` and, if wanted, ``session``, searched for in each path below data.
         entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
         prefer: words; of several versions of one scan that whose path has the word wins.
+        nan_to_zero: read NaN outside the brain as 0; inside the brain they stay an error.
         device: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions for the next time, and take those that are kept.
 
@@ -331,7 +341,7 @@ def evaluate(
         split,
         words(protocol),
         pipeline.predict_settings(mode, precision=precision, plane=plane),
-        reading(alias, split_file, subject, entity, prefer),
+        reading(alias, split_file, subject, entity, prefer, nan_to_zero),
         metrics=words(metrics),
         regions=regions,
         tissue=tissue,
@@ -358,6 +368,7 @@ def synthesize(
     subject: str = "",
     entity: Words | Mapping[str, str] | None = None,
     prefer: Words | None = None,
+    nan_to_zero: bool = False,
     device: str = "auto",
     keep: bool = True,
 ) -> Summary:
@@ -380,6 +391,7 @@ def synthesize(
         subject: regular expression with the groups ``subject`` and, if wanted, ``session``, searched for in each path below data.
         entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
         prefer: words; of several versions of one scan that whose path has the word wins.
+        nan_to_zero: read NaN outside the brain as 0; inside the brain they stay an error.
         device: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions for the next time, and take those that are kept.
 
@@ -398,7 +410,7 @@ def synthesize(
         pipeline.predict_settings(mode, precision=precision, plane=plane),
         overwrite,
         split,
-        reading(alias, split_file, subject, entity, prefer),
+        reading(alias, split_file, subject, entity, prefer, nan_to_zero),
         words(map),
         optional(lesion_mask),
         device=device,
@@ -454,10 +466,11 @@ def reading(
     subject: str,
     entity: Words | Mapping[str, str] | None,
     prefer: Words | None,
+    nan_to_zero: bool = False,
 ) -> Reading:
     """How a folder is read, from the words of a call."""
     entities = entity if isinstance(entity, Mapping) else words(entity)
-    return Reading.of(words(alias), optional(split_file), subject, entities, words(prefer))
+    return Reading.of(words(alias), optional(split_file), subject, entities, words(prefer), nan_to_zero)
 
 
 def optional(path: AnyPath | None) -> Path | None:

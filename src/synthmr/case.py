@@ -8,6 +8,7 @@ other two: axial ``(Z, X, Y)``, coronal ``(Y, X, Z)``, sagittal ``(X, Y, Z)``.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,50 @@ from typing import Any
 
 import numpy as np
 
-from synthmr.errors import DataError, UsageError
+from synthmr.errors import DataError, UsageError, shown
 
 #: plane -> the array axis (of an RAS volume) that its slices are stacked along
 PLANES: Mapping[str, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 SPLITS = ("train", "validation", "test")
+
+
+#: bytes of the longest name; with what is put before and behind it, it must stay a file name, which has 255 at most
+MOST_NAME = 160
+
+#: characters that turn the direction of what is printed behind them
+_TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def name_fault(name: str) -> str:
+    """Why a word cannot name a case, a subject or a contrast, which files and folders are called by; empty where it can."""
+    if name in ("", ".", ".."):
+        return "is no name"
+    if "/" in name or "\\" in name:
+        return "holds a path separator, and would lead out of its folder"
+    if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") or each in _TURNING for each in name):
+        return "holds a line break, a control character or half a character"
+    size = len(name.encode("utf-8"))
+    return f"has {size} bytes, more than the {MOST_NAME} that a file name leaves room for" if size > MOST_NAME else ""
+
+
+def check_name(name: str, where: str) -> str:
+    """Check that a word can name a case, a subject or a contrast.
+
+    Args:
+        name: the word.
+        where: the file and line that has it, or what it names, for messages.
+
+    Returns:
+        ``name``.
+
+    Raises:
+        DataError: it would be a path, or break a line or a file name.
+    """
+    fault = name_fault(name)
+    if fault:
+        raise DataError(f"{where}: the name {shown(name)} {fault}; rename it.")
+    return name
 
 
 def plane_axis(plane: str) -> int:
@@ -89,6 +128,10 @@ class Case:
         reasons: contrast (also mask and segmentation) -> why this file was chosen, where a choice was made.
         passed_over: files of this case that were not taken, each with why.
         asked: contrast -> what the user must say before one of its several files is used.
+        nan_to_zero: whether NaN outside the brain are read as 0; else they are an error.
+
+    Raises:
+        DataError: the name would be a path, or break a line.
     """
 
     name: str
@@ -101,6 +144,10 @@ class Case:
     reasons: Mapping[str, str] = field(default_factory=dict)
     passed_over: tuple[tuple[Path, str], ...] = ()
     asked: Mapping[str, str] = field(default_factory=dict)
+    nan_to_zero: bool = False
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "case")
 
     def image(self, contrast: str) -> Path:
         """The file of ``contrast``.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthmr import __version__, cli_experiment, cli_score
+from synthmr import __version__, cli_experiment, cli_guard, cli_score
 from synthmr.cli_experiment import AsJson, Cache, Device, NoKeep, budget_of
 from synthmr.cli_reading import Data, reads
 from synthmr.cli_score import Metrics, Protocols, Regions
@@ -193,6 +193,7 @@ def train(
     from synthmr import pipeline
 
     named = budget_of(steps=steps, minutes=minutes, epochs=epochs)
+    pipeline.check_hardware(accelerator, devices, nodes)
     console = _console(json)
     run_config = pipeline.configure(
         method,
@@ -267,7 +268,9 @@ def synthesize(
         Path | None, typer.Option("--lesion-mask", help="Lesion mask to synthesise with (milr), or `none` for no lesion.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace volumes that exist.")] = False,
-    split: Annotated[str, typer.Option(help="Only cases of this part of the data's split: train, validation or test.")] = "",
+    split: Annotated[
+        str, typer.Option(help="Only cases of this part of the run's split, or of --split-file: train, validation or test.")
+    ] = "",
     device: Device = "auto",
     no_keep: NoKeep = False,
     reading: Reading = AS_IT_IS,
@@ -286,13 +289,29 @@ def synthesize(
         if output is None:
             raise UsageError("CONTRAST=file words need -o FILE, the volume to write.")
         written = pipeline.synthesize_files(
-            run, pairs, output, mask, intensity, settings, overwrite, reading, map_ or [], lesion_mask, device, not no_keep
+            run,
+            pairs,
+            output,
+            mask,
+            intensity,
+            settings,
+            overwrite,
+            reading,
+            map_ or [],
+            lesion_mask,
+            device,
+            not no_keep,
+            console.say,
         )
         console.say("\n".join(str(path) for path in written))
         if json:
             console.json([str(path) for path in written])
         return
-    if len(inputs) != 1 or out is None:
+    if "" in inputs:
+        raise UsageError("an empty word was given; name a folder of cases, or CONTRAST=file words.")
+    if len(inputs) != 1:
+        raise UsageError(f"{len(inputs)} folders were given ({', '.join(inputs)}); give one, and call once for each.")
+    if out is None:
         raise UsageError("a folder of cases needs --out DIR, the folder to write to; single files are given as CONTRAST=file.")
     with console.progress("synthesize") as tick:
         summary = pipeline.synthesize_cohort(
@@ -433,19 +452,20 @@ app.add_typer(cli_experiment.tables, name="experiment")
 
 def main() -> None:
     """Entry point: one line an error, exit 1 (data) or 2 (usage); the traceback with -vv."""
+    cli_guard.set_streams()
     try:
+        cli_guard.refuse_empty_paths(app, sys.argv[1:])
         app()
-    except SynthmrError as error:
-        if _state["verbose"] >= 2:
-            raise
-        message = " ".join(str(error).split())
-        print(f"synthmr: error: {message}", file=sys.stderr)
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("synthmr: stopped; what was finished is kept.", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except Exception as error:
+        if _state["verbose"] >= 2:
+            raise
+        print(f"synthmr: error: {cli_guard.line_of(error)}", file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, SynthmrError) else 1)
 
 
 if __name__ == "__main__":

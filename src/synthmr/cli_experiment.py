@@ -253,6 +253,7 @@ def _command(name: str, data: Path | None, out: Path, options: Options) -> str:
     repeated = (("--only", options.only), ("--alias", reading.aliases), ("--entity", entities), ("--prefer", reading.prefer))
     words += [word for option, values in repeated for value in values for word in (option, value)]
     words += ["--subject", reading.subject] if reading.subject else []
+    words += ["--nan-to-zero"] if reading.nan_to_zero else []
     words += [word for old, new in options.substitute.items() for word in ("--substitute", f"{old}={new}")]
     return shlex.join(words)
 

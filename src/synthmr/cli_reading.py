@@ -41,6 +41,12 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "nan_to_zero": (
+        Annotated[
+            bool, typer.Option("--nan-to-zero", help="Read NaN outside the brain as 0; inside the brain they stay an error.")
+        ],
+        False,
+    ),
 }
 
 

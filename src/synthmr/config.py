@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from synthmr.errors import DataError, UsageError, did_you_mean
+from synthmr import documents
+from synthmr.errors import DataError, UsageError, did_you_mean, shown
 
 T = TypeVar("T")
 
@@ -258,7 +259,7 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
     if origin is tuple:
         items = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
         if not isinstance(items, Sequence) or ((len(args) != 2 or args[1] is not Ellipsis) and len(items) != len(args)):
-            raise UsageError(f"{key}={value!r} does not fit {kind}; write {len(args)} values separated by commas.")
+            raise UsageError(f"{key}={shown(value)} does not fit {kind}; write {len(args)} values separated by commas.")
         kinds = [args[0]] * len(items) if args[-1] is Ellipsis else args
         return tuple(_convert(item, each, key) for item, each in zip(items, kinds, strict=True))
     if kind is bool:
@@ -268,7 +269,7 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
             return True
         if str(value).lower() in ("false", "no", "off", "0"):
             return False
-        raise UsageError(f"{key}={value!r} is not true or false.")
+        raise UsageError(f"{key}={shown(value)} is not true or false.")
     if kind is str and isinstance(value, bool):
         return "on" if value else "off"  # as which YAML reads a bare on or off
     if dataclasses.is_dataclass(kind):
@@ -279,7 +280,7 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
         return int(float(value)) if kind is int else kind(value)
     except (TypeError, ValueError, OverflowError):
         word = {int: "a whole number", float: "a number", str: "a word"}.get(kind, str(kind))
-        raise UsageError(f"{key}={value!r} is not {word}.") from None
+        raise UsageError(f"{key}={shown(value)} is not {word}.") from None
 
 
 def from_dict(kind: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
@@ -289,7 +290,7 @@ def from_dict(kind: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
         UsageError: an unknown key (with a suggestion), or a value of the wrong type.
     """
     if not isinstance(data, Mapping):
-        raise UsageError(f"{prefix.rstrip('.') or 'the configuration'} must be key: value pairs, not {data!r}.")
+        raise UsageError(f"{prefix.rstrip('.') or 'the configuration'} must be key: value pairs, not {shown(data)}.")
     hints = typing.get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(typing.cast(Any, kind))]
     for key in data:
@@ -349,14 +350,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file cannot be read, or is no YAML mapping.
     """
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    data = documents.read_yaml(path)
     if not isinstance(data, dict):
         raise DataError(f"{path} holds no key: value pairs.")
     return data

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from synthmr.errors import UsageError, did_you_mean
+from synthmr.errors import UsageError, did_you_mean, shown
 
 SEGMENTATION = "segmentation"
 MASK = "mask"
@@ -61,6 +61,8 @@ def parse_aliases(pairs: Iterable[str]) -> dict[str, str]:
         alias, equals, name = pair.partition("=")
         if not equals or not alias.strip() or not name.strip():
             raise UsageError(f"--alias {pair!r} is not of the form alias=CONTRAST; write for example --alias t1km=T1ce.")
+        if any(each in "/\\" or not each.isprintable() for each in name) or name.strip() in (".", "..") or len(name) > 60:
+            raise UsageError(f"--alias {shown(pair)}: a contrast's name goes into file names; write letters and digits.")
         aliases[squeeze(alias)] = _LOOKUP.get(squeeze(name), name.strip())
     return aliases
 
@@ -123,5 +125,12 @@ def subsets_of(sources: Sequence[str], least: int = 1) -> list[tuple[str, ...]]:
 
 
 def split_words(words: Sequence[str]) -> tuple[str, ...]:
-    """``["a,b", "c"]`` -> a, b, c, each once."""
-    return tuple(dict.fromkeys(part.strip() for word in words for part in word.split(",") if part.strip()))
+    """``["a,b", "c"]`` -> a, b, c, each once.
+
+    Raises:
+        UsageError: there are commas, and nothing between them.
+    """
+    found = tuple(dict.fromkeys(part.strip() for word in words for part in word.split(",") if part.strip()))
+    if not found and any(words):
+        raise UsageError(f"{', '.join(map(repr, words))} names nothing; write for example psnr,ssim, or leave the option out.")
+    return found

@@ -12,7 +12,9 @@ Every message is one line: what was given, what is allowed, the fix, with file a
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class SynthmrError(Exception):
@@ -49,6 +51,24 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """
     names = sorted(set(allowed))
     lowered = {name.lower(): name for name in names}
-    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word[:100].lower(), lowered, n=1, cutoff=0.5)
     listing = f"Allowed: {', '.join(names)}." if names else "Nothing is allowed here."
     return f"did you mean {lowered[near[0]]}? {listing}" if near else listing
+
+
+class _Short(reprlib.Repr):
+    """As `repr` for what a person types; what is long or deep is cut, because a file can hold anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxtuple, self.maxdict, self.maxset = 3, 8, 8, 8, 8
+        self.maxstring, self.maxother, self.maxlong = 120, 120, 40
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in a message: ``repr``, cut where it is long.
+
+    >>> shown([1, "two"])
+    "[1, 'two']"
+    """
+    return _Short().repr(value)

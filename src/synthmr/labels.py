@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from synthmr.errors import DataError, UsageError, did_you_mean
+from synthmr.documents import MOST_YAML, parse_yaml, read_text
+from synthmr.errors import DataError, UsageError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -222,9 +223,9 @@ def get(name: str | Path | Convention) -> Convention:
         return _packaged()[word]
     path = Path(name)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"label convention {path} cannot be read: {error}.") from None
+        text = read_text(path, MOST_YAML)
+    except DataError as error:
+        raise DataError(f"label convention {error}") from None
     return _parse(text, str(path), path.stem)
 
 
@@ -291,16 +292,16 @@ def _parse(text: str, where: str, stem: str) -> Convention:
         raise UsageError(f"{where}: labels is a mapping of numbers to parts, such as {{0: background, 1: lesion}}.")
     for label in pairs:
         if type(label) is not int or not 0 <= label <= HIGHEST:
-            raise UsageError(f"{where}: label {label!r} is no number; give whole numbers from 0 to {HIGHEST}.")
+            raise UsageError(f"{where}: label {shown(label)} is no number; give whole numbers from 0 to {HIGHEST}.")
     for part in (*pairs.values(), *([data["others"]] if "others" in data else [])):
         if part not in PARTS:
-            raise UsageError(f"{where}: unknown part {part!r}: {did_you_mean(str(part), PARTS)}")
+            raise UsageError(f"{where}: unknown part {shown(part)}: {did_you_mean(str(part), PARTS)}")
     if not isinstance(hints, list) or not all(isinstance(hint, str) for hint in hints):
-        raise UsageError(f"{where}: hints={hints!r} is no list of file-name patterns, such as ['brats20_*'].")
+        raise UsageError(f"{where}: hints={shown(hints)} is no list of file-name patterns, such as ['brats20_*'].")
     if order is not None and type(order) is not int:
-        raise UsageError(f"{where}: order={order!r} is no whole number.")
+        raise UsageError(f"{where}: order={shown(order)} is no whole number.")
     if pairs.get(0, "background") != "background":
-        raise UsageError(f"{where}: label 0 is {pairs[0]!r}; it is background in every segmentation.")
+        raise UsageError(f"{where}: label 0 is {shown(pairs[0])}; it is background in every segmentation.")
     return Convention(
         name=str(data.get("name") or stem),
         labels={0: "background", **pairs},
@@ -312,29 +313,15 @@ def _parse(text: str, where: str, stem: str) -> Convention:
 
 
 def _load(text: str, where: str) -> dict[Any, Any]:
-    """A YAML mapping in which no key stands twice; PyYAML alone would take the last.
+    """The YAML mapping of a convention.
 
     Raises:
         UsageError: it is none.
     """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
-        pairs = [(loader.construct_object(key, deep=True), loader.construct_object(value, deep=True)) for key, value in node.value]
-        keys = [str(key) for key, _ in pairs]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise UsageError(f"{where}: {twice} stands there twice; give each label, and each key, once.")
-        return dict(pairs)
-
-    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     try:
-        data = yaml.load(text, Loader)
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise UsageError(f"{where} cannot be read as YAML: {' '.join(str(error).split())}.") from None
+        data = parse_yaml(text, where)
+    except DataError as error:
+        raise UsageError(str(error)) from None
     if not isinstance(data, dict):
         raise UsageError(f"{where} is no label convention: give labels, such as labels: {{0: background, 1: lesion}}.")
     return data

@@ -112,7 +112,7 @@ def predictions(
     ones are taken. With ``left_out``, a case that cannot be predicted costs itself alone, and is named there.
 
     Raises:
-        UsageError: runs that were trained for other targets or prepared in other ways than the first: their numbers
+        UsageError: runs that have no target in common, or were prepared in other ways than the first: their numbers
             would not compare.
         DataError: without ``left_out``: a case that cannot be prepared, or that lacks the truth or one of ``inputs``.
     """
@@ -120,7 +120,16 @@ def predictions(
 
     predictors = open_runs(runs, names, settings, device, keep)
     cohort = find(data, reading)
-    part = select(cohort, next(iter(predictors.values())).run.split, split)
+    runs_of = [predictor.run for predictor in predictors.values()]
+    part = select(cohort, split_of(cohort, runs_of[0].split, reading), split)
+    if reading is not None and reading.split_file is not None and split not in ("train", "all"):
+        for run in runs_of:
+            learnt = sorted({case.name for case in part} & set(run.split.train))
+            if learnt:
+                raise DataError(
+                    f"{reading.split_file} puts {', '.join(learnt[:4])} into {split}, and {run.folder.path} was trained on it: its"
+                    " scores would be too good. Take such cases out of the file."
+                )
     wanted = [case for case in part if cases is None or case.name in cases]
     for predictor in predictors.values():
         check_inputs(inputs, predictor.run)
@@ -157,8 +166,9 @@ def open_runs(
     opened = [load_run(path) for path in runs]
     loaded = dict(zip(names, opened, strict=True)) if names else name_runs(opened, runs)
     first = opened[0]
+    common = _common([run.config.targets for run in opened])
     for name, run in loaded.items():
-        if run.config.targets != first.config.targets or run.config.prepare.normalizer != first.config.prepare.normalizer:
+        if not common or run.config.prepare.normalizer != first.config.prepare.normalizer:
             raise UsageError(
                 f"{name} gives {', '.join(run.config.targets)} with normalizer {run.config.prepare.normalizer}, the first run gives"
                 f" {', '.join(first.config.targets)} with {first.config.prepare.normalizer}: evaluate them apart."
@@ -166,10 +176,16 @@ def open_runs(
     return {name: Predictor(run, settings, device, Keep.of_run(run.folder.path) if keep else None) for name, run in loaded.items()}
 
 
+def _common(targets: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The targets that all runs have: what they are compared by."""
+    return tuple(name for name in targets[0] if all(name in other for other in targets))
+
+
 def _lacks(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[str]) -> str:
     """Which contrasts a case would need to be scored and does not have; empty where it has all."""
     first = next(iter(predictors.values()))
-    needed = [*(inputs or (() if first.run.method.traits.any_subset else first.sources)), *first.targets]
+    targets = _common([predictor.targets for predictor in predictors.values()])
+    needed = [*(inputs or (() if first.run.method.traits.any_subset else first.sources)), *targets]
     missing = [name for name in dict.fromkeys(needed) if name not in case.images]
     return f"has no {', '.join(missing)}, and was left out." if missing else ""
 
@@ -184,16 +200,18 @@ def _predict(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[s
     images: dict[str, dict[str, np.ndarray]] = {}
     borders: dict[str, Sequence[Sequence[int]]] = {}
     segmented: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    common = _common([predictor.targets for predictor in predictors.values()])
     for name in inputs:
         case.image(name)  # says what is missing: a prediction from fewer would stand under the same heading
     for name, predictor in predictors.items():
         config, run = predictor.config, predictor.run
-        missing = [target for target in predictor.targets if target not in case.images]
+        missing = [target for target in common if target not in case.images]
         jobs = predictor.jobs(tuple(case.images))
         if missing and (not jobs or not set(predictor.sources) & set(predictor.targets)):
             case.image(missing[0])  # says what is missing
         for given, targets in jobs or [(predictor.given(tuple(case.images)), predictor.targets)]:
-            wanted = tuple(name for name in targets if name not in inputs)  # a contrast is never predicted from itself
+            # a contrast is never predicted from itself; and one that only some runs predict is compared with nothing
+            wanted = tuple(name for name in targets if name not in inputs and name in common)
             if not wanted:
                 continue
             key = (config_hash([config.prepare, config.sources, run.landmarks]), ",".join(wanted))
@@ -220,6 +238,18 @@ def _predict(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[s
         yield Predicted(truths[target], target, predicted, segmented if number == 0 else {}, borders, case.subject)
 
 
+def split_of(cohort: Cohort, split: Split, reading: Reading | None) -> Split:
+    """The split that is asked for: that of ``--split-file`` where one was given, else the run's own."""
+    from synthmr.data.split import Split as Parts
+
+    if reading is None or reading.split_file is None:
+        return split
+    train, validation, test = (
+        tuple(case.name for case in cohort.cases if case.split == part) for part in ("train", "validation", "test")
+    )
+    return Parts(train, validation, test, str(reading.split_file))
+
+
 def select(cohort: Cohort, split: Split, part: str) -> list[Case]:
     """The cases of one part of a run's split that a cohort holds.
 
@@ -235,7 +265,7 @@ def select(cohort: Cohort, split: Split, part: str) -> list[Case]:
     cases = [case for case in cohort.cases if case.name in names]
     if not cases:
         raise DataError(
-            f"{cohort.root} holds no {part} case of this run; the run's split.tsv names {', '.join(sorted(names)) or 'none'}."
+            f"{cohort.root} holds no {part} case of this run; {split.source} names {', '.join(sorted(names)) or 'none'}."
         )
     return cases
 
@@ -281,6 +311,7 @@ def tissue_labels(data: Path, pattern: str, prepared: PreparedCase) -> np.ndarra
     path = data / pattern.replace("{case}", prepared.name)
     volume = nifti.load(path)
     turn, box = find_step(prepared.history, "orient"), find_step(prepared.history, "crop")
-    if list(volume.shape) != list(turn["shape"]):
+    if sorted(volume.shape) != sorted(turn["shape"]):
         raise DataError(f"{path} has the shape {volume.shape} and the images of case {prepared.name} {tuple(turn['shape'])}.")
-    return np.rint(crop.apply(orient.apply(volume.array, turn), box)).astype(np.int32)
+    own = orient.fit(volume.shape, volume.affine)  # it may be stored in another order than the images
+    return np.rint(crop.apply(orient.apply(volume.array, own), box)).astype(np.int32)

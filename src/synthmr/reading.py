@@ -24,6 +24,7 @@ class Reading:
         subject: regular expression with the groups ``subject`` and, if wanted, ``session``; empty: persons are found by name.
         entities: BIDS entity -> the value that a file must have where several files are versions of one scan.
         prefer: words; of several versions of one scan that whose path has the word wins, an earlier word before a later one.
+        nan_to_zero: read NaN outside the brain as 0; else they are an error.
     """
 
     aliases: tuple[str, ...] = ()
@@ -31,6 +32,7 @@ class Reading:
     subject: str = ""
     entities: Mapping[str, str] = field(default_factory=dict)
     prefer: tuple[str, ...] = ()
+    nan_to_zero: bool = False
 
     def __post_init__(self) -> None:
         """Check the words.
@@ -54,6 +56,7 @@ class Reading:
         subject: str = "",
         entity: Iterable[str] | Mapping[str, str] | None = None,
         prefer: Iterable[str] | None = None,
+        nan_to_zero: bool = False,
     ) -> Reading:
         """A reading from the command line's words.
 
@@ -63,12 +66,13 @@ class Reading:
             subject: regular expression, see `Reading`.
             entity: ``key=value`` words, or a mapping.
             prefer: words, see `Reading`.
+            nan_to_zero: read NaN outside the brain as 0.
 
         Raises:
             UsageError: a word that makes no sense, or an entity that was given two values.
         """
         entities = dict(entity) if isinstance(entity, Mapping) else _entities(entity or ())
-        return cls(tuple(alias or ()), split_file, subject, entities, tuple(prefer or ()))
+        return cls(tuple(alias or ()), split_file, subject, entities, tuple(prefer or ()), nan_to_zero)
 
     @property
     def known(self) -> dict[str, str]:
@@ -78,14 +82,20 @@ class Reading:
     @property
     def note(self) -> dict[str, Any]:
         """Plain data that say which cases are read, for notes of what a folder is of; what was not given is left out."""
-        said = {"subject": self.subject, "entities": dict(self.entities), "prefer": list(self.prefer)}
+        said = {
+            "subject": self.subject,
+            "entities": dict(self.entities),
+            "prefer": list(self.prefer),
+            "nan_to_zero": self.nan_to_zero,
+        }
         return {"aliases": list(self.aliases)} | {key: value for key, value in said.items() if value}
 
     @classmethod
     def from_note(cls, note: Mapping[str, Any]) -> Reading:
         """The reading that a `note` is of; other keys are passed over."""
         given = {key: note.get(key) or () for key in ("aliases", "prefer")}
-        return cls.of(given["aliases"], None, str(note.get("subject") or ""), dict(note.get("entities") or {}), given["prefer"])
+        subject, entities = str(note.get("subject") or ""), dict(note.get("entities") or {})
+        return cls.of(given["aliases"], None, subject, entities, given["prefer"], bool(note.get("nan_to_zero")))
 
     def with_split(self, split_file: Path | None) -> Reading:
         """The same with another split file."""

@@ -15,13 +15,32 @@ import numpy as np
 
 from synthmr.config import RunConfig, config_hash, read_yaml, to_dict
 from synthmr.data.split import Split, read_split, write_split
-from synthmr.errors import RunError, SynthmrError, UsageError, did_you_mean
+from synthmr.documents import NUMBER, check_shape, parse_json, read_json_object
+from synthmr.errors import DataError, RunError, SynthmrError, UsageError, did_you_mean
 from synthmr.io.files import finite, sha256, write_error, write_json, write_text
 from synthmr.methods import registry
 from synthmr.methods.configure import restore_config
 from synthmr.methods.contract import FittedMethod
 from synthmr.prepare.brightness import Brightnesses, from_json
 from synthmr.prepare.units import Units, units_from_median
+
+#: what ``run.json`` holds, as far as something is made of it; older runs lack some
+_INFO: dict[Any, Any] = {
+    "status?": str,
+    "method?": str,
+    "sources?": [str],
+    "targets?": [str],
+    "training_cases?": [str],
+    "target_normalizers?": {str: {"name": str}},
+    "target_units?": {str: {"scale": NUMBER, "offset": NUMBER}},
+    "landmarks?": {str: dict},
+    "brightness?": {str: {str: {"top": NUMBER, "exponent": NUMBER, "percentile": NUMBER}}},
+    "processes?": int,
+    "data?": str,
+    "result?": dict,
+    "versions?": dict,
+    "machine?": dict,
+}
 
 CHECKPOINTS = ("best", "last")
 WEIGHTS, AVERAGE = "model.safetensors", "ema.safetensors"
@@ -86,12 +105,12 @@ class RunFolder:
             RunError: it is damaged.
         """
         try:
-            data = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-            if not isinstance(data, dict):
-                raise ValueError("no JSON object")
+            data = read_json_object(self.path / "run.json")
+            check_shape(data, _INFO, "run.json")
             return data
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.path}/run.json of the run is damaged ({error}); restore it or train again.") from None
+        except DataError as error:
+            why = str(error).rstrip(".")
+            raise RunError(f"{self.path}/run.json of the run is damaged ({why}); restore it or train again.") from None
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Replace ``run.json``."""
@@ -144,11 +163,12 @@ class RunFolder:
         if not self.log_path.is_file():
             return []
         found = []
-        for line in self.log_path.read_text(encoding="utf-8").splitlines():
+        for line in self.log_path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                found.append(json.loads(line))
-            except ValueError:
+                record = parse_json(line, "log.jsonl")
+            except DataError:
                 continue
+            found += [record] if isinstance(record, dict) else []
         return found
 
 

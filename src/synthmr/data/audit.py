@@ -16,10 +16,11 @@ from synthmr.case import SPLITS, Case, Cohort
 from synthmr.data.split import Split, shared_subjects, torn
 from synthmr.errors import DataError
 from synthmr.io.files import sha256_array
-from synthmr.io.grid import REGISTER_FIX, Grid, grid_difference
+from synthmr.io.grid import REGISTER_FIX, Grid, grid_difference, orientation, turn_between
 from synthmr.io.naming import some
 from synthmr.io.nifti import load, read_grid
 from synthmr.prepare.mask import otsu_threshold
+from synthmr.prepare.nan import load_labels, without_nan
 
 #: a volume counts as skull-stripped where at least this share of its voxels is exactly 0 ...
 STRIPPED = 0.2
@@ -221,13 +222,27 @@ def _check_case(case: Case, wanted: set[str], state: _Audit) -> None:
         if contrast in wanted:
             look = _check_image(case, contrast, path, state)
             if look is not None:
-                looks[contrast] = look
+                looks[contrast] = _in_order(case, contrast, look, looks, state)
     _check_grids(case, {contrast: look.grid for contrast, look in looks.items()}, state)
     _check_overlap(case, looks, state)
     first = next(iter(looks.values()), None)
     for kind, label in (("mask", case.mask), ("segmentation", case.segmentation)):
         if label is not None:
             _check_label(case, kind, label, first, state)
+
+
+def _in_order(case: Case, contrast: str, look: _Look, looks: Mapping[str, _Look], state: _Audit) -> _Look:
+    """One grid in another storage order than the first contrast's: reordered as it is wherever a case is read, with a warning."""
+    from nibabel.orientations import apply_orientation
+
+    first, reference = next(iter(looks.items()), (contrast, look))
+    turn = turn_between(look.grid, reference.grid) if grid_difference(look.grid, reference.grid) else None
+    if turn is None:
+        return look
+    what = f"stored as {orientation(look.grid.affine)}, {first} as {orientation(reference.grid.affine)}, on one grid"
+    meaning = "The axes are reordered when the case is read; no value changes."
+    state.add("warning", case.name, contrast, what, meaning, "Nothing must be done; other programs may want files stored alike.")
+    return _Look(reference.grid, np.asarray(apply_orientation(look.foreground, turn)), look.stripped)
 
 
 def _check_image(case: Case, contrast: str, path: Path, state: _Audit) -> _Look | None:
@@ -243,9 +258,17 @@ def _check_image(case: Case, contrast: str, path: Path, state: _Audit) -> _Look 
         )
     array = volume.array
     bad = array.size - int(np.isfinite(array).sum())
-    if bad:
+    if bad and case.nan_to_zero:
+        try:
+            mask = load_labels(case.mask, f"mask of case {case.name}", True) if case.mask is not None else None
+            volume = without_nan(volume, mask)
+        except DataError as error:
+            state.add("error", case.name, contrast, str(error), "The file cannot be used; training would stop at it.", MEND)
+            return None
+        array = volume.array
+    elif bad:
         what = f"{path.name} holds {bad} NaN or infinite voxels ({bad / array.size:.2%})"
-        fix = "Find the step that made them (often a division or a resampling) and repeat it, or set them to 0."
+        fix = "Find the step that made them (often a division or a resampling) and repeat it, or read them as 0 with --nan-to-zero."
         state.add("error", case.name, contrast, what, "One such voxel makes every loss and weight NaN.", fix)
         return None
     low, high = float(array.min()), float(array.max())
@@ -377,6 +400,8 @@ def _check_label(case: Case, kind: str, path: Path, first: _Look | None, state: 
     try:
         grid = read_grid(path)
         difference = grid_difference(grid, first.grid) if first is not None else ""
+        if difference and first is not None and turn_between(grid, first.grid) is not None:
+            difference = ""  # one grid in another storage order
         labels = None if difference else load(path, np.int32)
         if difference:
             what, meaning = (

@@ -19,6 +19,7 @@ import numpy as np
 
 from synthmr.config import config_hash
 from synthmr.data.parts import DAMAGE, PART_VERSION, Bits, Image, Triple, damaged, read_about, triple
+from synthmr.documents import read_json_object
 from synthmr.errors import DataError
 from synthmr.io.files import atomic, write_text
 from synthmr.prepare import normalize
@@ -61,8 +62,8 @@ class Facts:
         self._known: dict[str, Any] = {}
         self._lock = threading.Lock()
         for folder in folders:
-            with suppress(OSError, ValueError):
-                self._known |= json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+            with suppress(DataError):
+                self._known |= read_json_object(folder / "facts.json")
 
     def get(self, key: str) -> Any:
         """What is known, or None."""

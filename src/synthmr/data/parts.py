@@ -12,6 +12,7 @@ import errno
 import json
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from synthmr.case import PLANES, Volume
+from synthmr.documents import parse_json
 from synthmr.errors import DataError
 from synthmr.io.files import atomic
 from synthmr.prepare import orient
@@ -34,7 +36,18 @@ PART_VERSION = 1
 Triple = tuple[int, int, int]
 
 #: what numpy and JSON raise for a file that is missing, short or of something else
-DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile)
+DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    zipfile.BadZipFile,
+    zlib.error,
+    DataError,
+)
 
 
 def out_of_files(error: BaseException) -> bool:
@@ -90,7 +103,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The arrays of a part's ``.npz``, and what its text ``about`` says."""
     with path.open("rb") as stream, _PARSING, np.load(stream, allow_pickle=False) as data:
         arrays = {name: data[name] for name in data.files}
-    return arrays, json.loads(str(arrays.pop("about")))
+    return arrays, parse_json(str(arrays.pop("about")), path.name)
 
 
 # --- sets of voxels -----------------------------------------------------------------------------------------------------
@@ -316,7 +329,7 @@ def write_image(folder: Path, volume: Volume) -> None:
 
 def read_about(folder: Path) -> dict[str, Any]:
     """What ``about.json`` says; raises what `Bits.load` does."""
-    found = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    found = parse_json((folder / "about.json").read_text(encoding="utf-8"), "about.json")
     if found["version"] != PART_VERSION:
         raise ValueError(f"it is of version {found['version']}, not {PART_VERSION}")
     return dict(found)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from synthmr.case import Case, Cohort
+from synthmr.case import Case, Cohort, check_name
 from synthmr.config import PrepareConfig, config_hash, to_dict
 from synthmr.contrasts import CONTRASTS
 from synthmr.data.brains import Brain, Parts, fact_key, find_brain, fit, uses_file
@@ -41,15 +41,26 @@ from synthmr.data.parts import (
 )
 from synthmr.data.shelf import Shelf
 from synthmr.data.split import Split
-from synthmr.errors import DataError, UsageError
+from synthmr.documents import check_shape, read_json_object
+from synthmr.errors import DataError, UsageError, shown
 from synthmr.io.files import atomic, sha256
 from synthmr.prepare import orient
 from synthmr.prepare.case import check_config
+from synthmr.prepare.nan import load_labels, read_image
 
 Progress = Callable[..., None]
 
 #: raise when the layout of an exported store changes
 STORE_VERSION = 3
+
+#: what ``store.json`` holds
+_RECORD: dict[Any, Any] = {
+    "cases": {str: {"folder": str, "keys": {str: str}, "subject": str}},
+    "contrasts": [str],
+    "mask": str,
+    "split": {"train": [str], "validation": [str], "test": [str], "left_out": [str], "source": str},
+    "fingerprint": str,
+}
 
 #: bytes of masks and labels that a store keeps in memory
 MOST_BYTES = 256 * 2**20
@@ -174,22 +185,24 @@ class Store:
         Raises:
             DataError: it is no store, is damaged, or is of another version.
         """
+        version: object = STORE_VERSION
         try:
-            data = json.loads((path / "store.json").read_text(encoding="utf-8"))
-            if data["version"] != STORE_VERSION:
-                raise DataError(
-                    f"{path} is a store of version {data['version']}, this synthmr reads {STORE_VERSION}; prepare it again."
-                )
+            data = read_json_object(path / "store.json")
+            version = data["version"]
+            check_shape(data, _RECORD if version == STORE_VERSION else dict, "store.json")
             split = Split(
                 **{**data["split"], **{part: tuple(data["split"][part]) for part in ("train", "validation", "test", "left_out")}}
             )
             brains = (default_cache() if cache is None else cache) / "brains"
-            cases = {name: _exported(path / "cases" / record["folder"], record, brains) for name, record in data["cases"].items()}
+            cases = {name: _exported(path / "cases", record, brains) for name, record in data["cases"].items()}
             return Store(cases, tuple(data["contrasts"]), data["mask"], split, data["fingerprint"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{path} is not a readable store ({' '.join(str(error).split())}); make it with `synthmr prepare`."
-            ) from None
+        except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if version != STORE_VERSION:
+                raise DataError(
+                    f"{path} is a store of version {shown(version)}, this synthmr reads {STORE_VERSION}; prepare it again."
+                ) from None
+            why = " ".join(str(error).split()).rstrip(".")
+            raise DataError(f"{path} is not a readable store ({why}); make it with `synthmr prepare`.") from None
 
     def check(self, contrasts: Sequence[str], config: PrepareConfig) -> None:
         """Check that the store serves a run.
@@ -207,9 +220,16 @@ class Store:
             )
 
 
-def _exported(folder: Path, record: Mapping[str, Any], brains: Path) -> Parts:
-    """The parts of a case of an exported store; brains that it lacks are kept in the cache."""
+def _exported(cases: Path, record: Mapping[str, Any], brains: Path) -> Parts:
+    """The parts of a case of an exported store; brains that it lacks are kept in the cache.
+
+    Raises:
+        DataError: the record leads out of the store.
+    """
     keys = dict(record["keys"])
+    for name in (record["folder"], *keys):
+        check_name(name, "store.json")
+    folder = cases / record["folder"]
     return Parts(
         images={name: folder / name for name in keys if name not in ("mask", "segmentation")},
         keys=keys,
@@ -313,13 +333,14 @@ class _Builder:
         if not names:
             case.image(self.contrasts[0])
         keys, images = {}, {}
+        mended = ["nan-to-zero"] if case.nan_to_zero else []
         for name in names:
-            keys[name] = config_hash(["image", PART_VERSION, sha256(case.image(name))], 40)
+            keys[name] = config_hash(["image", PART_VERSION, sha256(case.image(name)), *mended], 40)
             images[name] = self._image(case, name, keys[name], out)
         labels = {}
         for word, path in (("mask", case.mask), ("segmentation", case.segmentation)):
             if path is not None and (word != "mask" or self.config.mask in ("auto", "file")):
-                keys[word] = config_hash([word, PART_VERSION, sha256(path)], 40)
+                keys[word] = config_hash([word, PART_VERSION, sha256(path), *mended], 40)
                 labels[word] = self._label(case, word, path, keys[word], out)
         parts = Parts(
             images=images,
@@ -336,22 +357,18 @@ class _Builder:
         return parts
 
     def _image(self, case: Case, contrast: str, key: str, out: Path | None) -> Path:
-        from synthmr.io.nifti import load_contrast
-
         cached, target = self.cache / "images" / key, out / contrast if out is not None else None
 
         def make(folder: Path) -> None:
-            write_image(folder, load_contrast(case, contrast))
+            write_image(folder, read_image(case, contrast))
 
         return _placed(cached, target, load_image, make)
 
     def _label(self, case: Case, word: str, path: Path, key: str, out: Path | None) -> Path:
-        from synthmr.io.nifti import load
-
         cached, target = self.cache / "labels" / f"{key}.npz", out / f"{word}.npz" if out is not None else None
 
         def make(file: Path) -> None:
-            volume = load(path, label=f"{word} of case {case.name}")
+            volume = load_labels(path, f"{word} of case {case.name}", case.nan_to_zero)
             array = orient.apply(volume.array, orient.fit(volume.shape, volume.affine))
             about = {"grid": {"shape": list(volume.shape), "affine": np.asarray(volume.affine, float).tolist()}}
             found = Bits.of(array > 0, about) if word == "mask" else Labels.of(np.rint(array).astype(np.int32), about)
@@ -360,7 +377,7 @@ class _Builder:
         return _placed(cached, target, Bits.load if word == "mask" else Labels.load, make)
 
     def _check_grids(self, case: Case, parts: Parts) -> None:
-        """Check that all files of a case lie on one grid.
+        """Check that all files of a case lie on one grid, in whatever storage order: each was stored as RAS.
 
         Raises:
             DataError: they do not.
@@ -373,16 +390,14 @@ class _Builder:
         if parts.segmentation is not None:
             abouts["segmentation"] = dict(Labels.load(parts.segmentation).about)
         grids = {word: Grid(tuple(about["grid"]["shape"]), np.asarray(about["grid"]["affine"])) for word, about in abouts.items()}
-        check_same_grid({f"{word} of case {case.name}": grid for word, grid in grids.items()})
+        check_same_grid({f"{word} of case {case.name}": grid for word, grid in grids.items()}, any_order=True)
 
     def _heads(self, case: Case, parts: Parts) -> None:
         """Add the heads of images of which a mask may have to be made by Otsu's threshold."""
-        from synthmr.io.nifti import load_contrast
-
         for contrast, folder in parts.images.items():
             needed = self.config.mask == "otsu" or (self.config.mask == "auto" and not read_about(folder)["stripped"])
             if needed and not is_whole(Bits.load, folder / "head.npz"):
-                volume = load_contrast(case, contrast)
+                volume = read_image(case, contrast)
                 add_head(folder, orient.apply(volume.array, orient.fit(volume.shape, volume.affine)))
 
     def _brain(self, case: Case, parts: Parts, out: Path | None) -> None:

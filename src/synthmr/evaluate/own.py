@@ -8,7 +8,7 @@ own normaliser of the same name. Sidecars of older versions are read as far as t
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from synthmr.case import check_name
 from synthmr.contrasts import MASK, SEGMENTATION
+from synthmr.documents import read_json
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.counted import Array
 from synthmr.prepare import normalize
@@ -81,12 +83,12 @@ def read_own(image: Path) -> tuple[Own | None, str]:
 
     path = sidecar_path(image)
     as_they_are = "its voxels are scored as they are"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None, f"{image.name} has no synthmr sidecar: {as_they_are}."
-    except (OSError, ValueError) as error:
-        return None, f"the sidecar {path.name} cannot be read ({' '.join(str(error).split())}): {as_they_are}."
+    try:
+        data = read_json(path)
+    except DataError as error:
+        return None, f"the sidecar {path.name} cannot be read ({str(error).rstrip('.')}): {as_they_are}."
     if not isinstance(data, Mapping) or "run_hash" not in data:
         return None, f"{path.name} is no synthmr sidecar: {as_they_are}."
     settings = data.get("settings")
@@ -96,7 +98,7 @@ def read_own(image: Path) -> tuple[Own | None, str]:
         return None, f"{image.name} was changed after synthmr wrote it: {as_they_are}."
     try:
         return _parse(image, data, settings), ""
-    except (KeyError, TypeError, ValueError, AttributeError, DataError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, DataError, UsageError) as error:
         return None, f"the sidecar {path.name} is damaged ({' '.join(str(error).split())}): {as_they_are}."
 
 
@@ -109,9 +111,9 @@ def _parse(image: Path, data: Mapping[str, Any], settings: Mapping[str, Any]) ->
         raise ValueError(f"intensity {intensity}")
     return Own(
         image=image,
-        case=str(data.get("case", "")),
+        case=str(data.get("case", "")) and check_name(str(data["case"]), "case"),
         method=str(data.get("method", "")),
-        contrast=str(data["contrast"]),
+        contrast=check_name(str(data["contrast"]), "contrast"),
         intensity=intensity,
         params=params,
         units=Units.from_dict(units) if units else units_of(params["name"], [params]),
@@ -173,9 +175,10 @@ def _volume(own: Own, written: str, digest: str, shape: Sequence[int], turn: Map
     if not same:
         raise DataError(f"{Path(written).name or 'a file'}, which its sidecar names, {'has changed' if found else 'is not found'}")
     volume = nifti.load(same[0])
-    if list(volume.shape) != list(turn["shape"]):
+    array = orient.apply(volume.array, orient.fit(volume.shape, volume.affine))
+    if array.shape != tuple(shape):
         raise DataError(f"{Path(written).name}, which its sidecar names, is on another grid")
-    return orient.apply(volume.array, turn)
+    return array
 
 
 def _normalised(voxels: Array, params: Mapping[str, Any]) -> Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from synthmr.case import Volume
 from synthmr.errors import DataError
 from synthmr.evaluate.apply import Head, Progress, apply_protocols
 from synthmr.evaluate.counted import Array, ScoreInput
@@ -21,6 +22,8 @@ MISSED = 0.1
 #: share that mask and brain of a skull-stripped truth have in common of both together: 1.00 in 6 BraTS subjects, and 0.73 to
 #: 0.88 with the mask of another one
 COMMON = 0.9
+#: different labels of a lesion or tissue segmentation at most; FreeSurfer's aseg has about 45, with its cortex 120
+MOST_LABELS = 200
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Pair:
         tissue: labels 1 CSF, 2 grey matter, 3 white matter, for ``regions``.
         head: whose prediction of what it is; None: what the sidecar or the files' names say.
         as_written: score the voxels as they are, whatever a sidecar says.
+        nan_to_zero: read NaN outside the brain as 0.
     """
 
     prediction: Path
@@ -45,6 +49,7 @@ class Pair:
     tissue: Path | None = None
     head: Head | None = None
     as_written: bool = False
+    nan_to_zero: bool = False
 
 
 def score_pair(
@@ -106,12 +111,19 @@ class ReadPair:
 def read_pair(pair: Pair) -> ReadPair:
     """Read a pair; errors of `score_pair`."""
     from synthmr.io import nifti
+    from synthmr.io.grid import one_order
     from synthmr.prepare import orient
+    from synthmr.prepare.nan import without_nan
 
     files = {"prediction": pair.prediction, "truth": pair.truth, "mask": pair.mask, "segmentation": pair.segmentation}
-    types = {"segmentation": np.int32}
-    volumes = {name: nifti.load(path, types.get(name, np.float32)) for name, path in files.items() if path is not None}
-    nifti.check_same_grid({f"{name} {files[name]}": volumes[name] for name in ("truth", *sorted(set(volumes) - {"truth"}))})
+    volumes = {name: _load(name, path, pair) for name, path in files.items() if path is not None}
+    if pair.nan_to_zero:
+        for name in ("prediction", "truth"):
+            volumes[name] = without_nan(volumes[name], volumes.get("mask"))
+    named = {f"{name} {files[name]}": name for name in ("truth", *sorted(set(volumes) - {"truth"}))}
+    alike = one_order({words: volumes[name] for words, name in named.items()})
+    nifti.check_same_grid(alike)
+    volumes = {name: alike[words] for words, name in named.items()}
     notes = [f"{files[name]}: {note}" for name, volume in volumes.items() for note in volume.notes]
     turn = orient.fit(volumes["truth"].shape, volumes["truth"].affine)
     arrays = {name: orient.apply(volume.array, turn) for name, volume in volumes.items()}
@@ -135,6 +147,44 @@ def read_pair(pair: Pair) -> ReadPair:
         peak=peak,
     )
     return ReadPair(scored, notes + told, own is None and pair.mask is None, head_of(pair, own))
+
+
+def _load(name: str, path: Path, pair: Pair) -> Volume:
+    """A file of a pair; labels are whole numbers, and few.
+
+    Raises:
+        DataError: it cannot be read, or holds no labels where labels are meant.
+    """
+    from synthmr.io import nifti
+    from synthmr.prepare.nan import load_labels
+
+    if name == "segmentation":
+        volume = load_labels(path, "", True) if pair.nan_to_zero else nifti.load(path, np.int32)
+        check_labels(volume.array, path)
+        return replace(volume, array=np.rint(volume.array).astype(np.int32)) if pair.nan_to_zero else volume
+    if name == "mask":
+        return load_labels(path, "", pair.nan_to_zero)
+    return nifti.load(path, check=not pair.nan_to_zero)
+
+
+def check_labels(labels: np.ndarray, path: Path) -> None:
+    """Check that a volume holds labels and no image.
+
+    Args:
+        labels: of any shape.
+        path: of the file, for messages.
+
+    Raises:
+        DataError: it has more different values than any set of labels.
+    """
+    # the first sample decides for every image, the whole for every label file
+    values = np.unique(labels.ravel(order="K")[:: max(1, labels.size // 100_000)])
+    if len(values) <= MOST_LABELS:
+        values = np.unique(labels)
+    if len(values) > MOST_LABELS:
+        raise DataError(
+            f"{path} holds {len(values)} different values or more, as an image does: it is no segmentation; give the label file."
+        )
 
 
 def _read_own(
@@ -197,8 +247,9 @@ def read_labels(path: Path, truth: Path) -> np.ndarray:
     from synthmr.prepare import orient
 
     volume, grid = nifti.load(path, np.int32), nifti.read_grid(truth)
-    nifti.check_same_grid({f"truth {truth}": grid, f"tissue {path}": volume})
-    return orient.apply(volume.array, orient.fit(grid.shape, grid.affine)).astype(np.int64)
+    check_labels(volume.array, path)
+    nifti.check_same_grid({f"truth {truth}": grid, f"tissue {path}": volume}, any_order=True)
+    return orient.apply(volume.array, orient.fit(volume.shape, volume.affine)).astype(np.int64)
 
 
 def _mask_notes(inside: np.ndarray, truth: np.ndarray, mask: Path, path: Path) -> list[str]:

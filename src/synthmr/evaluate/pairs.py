@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from synthmr.case import check_name
 from synthmr.contrasts import SEGMENTATION
 from synthmr.errors import DataError, SynthmrError, UsageError, did_you_mean
 from synthmr.evaluate.apply import Head, Progress
@@ -64,7 +65,8 @@ class Given:
             mask = pair.mask
         head = replace(known, method=self.method) if self.method else known
         labels, tissue = path(self.segmentation) or pair.segmentation, path(self.tissue) or pair.tissue
-        return replace(pair, mask=mask, segmentation=labels, tissue=tissue, head=head, as_written=self.as_written)
+        nan = self.reading.nan_to_zero
+        return replace(pair, mask=mask, segmentation=labels, tissue=tissue, head=head, as_written=self.as_written, nan_to_zero=nan)
 
 
 def score_pairs(
@@ -158,6 +160,8 @@ def _of_table(path: Path, given: Given) -> list[Pair]:
         pair = Pair(files["prediction"], files["truth"], mask, labels, tissue)
         own = given.own(pair.prediction)
         said = {name: row[name] for name in ("case", "subject", "contrast", "method") if row.get(name)}
+        for name in said.values():
+            check_name(name, f"{path} line {line}")
         pairs.append(given.to(pair, replace(head_of(pair, own), **said), own))
     return pairs
 

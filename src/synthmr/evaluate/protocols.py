@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from synthmr.case import PLANES
-from synthmr.errors import DataError, UsageError, did_you_mean
+from synthmr.documents import read_yaml
+from synthmr.errors import UsageError, did_you_mean, shown
 from synthmr.evaluate.registry import image_metrics
 
 #: which voxels count
@@ -81,7 +82,7 @@ class Protocol:
     def __post_init__(self) -> None:
         def one_of(key: str, value: str, allowed: Sequence[str]) -> None:
             if value not in allowed:
-                raise UsageError(f"protocol {self.name}: {key} {value!r}: {did_you_mean(value, allowed)}")
+                raise UsageError(f"protocol {self.name}: {key} {shown(value)}: {did_you_mean(value, allowed)}")
 
         for key, allowed in (("units", tuple(UNITS)), ("slices", SLICES), ("ssim", SSIM), ("per", ("volume", "slice"))):
             one_of(key, getattr(self, key), allowed)
@@ -273,22 +274,17 @@ def read_protocol(path: Path) -> Protocol:
         DataError: the file cannot be read, or is no YAML.
         UsageError: unknown keys or values, or a metric is missing.
     """
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no UTF-8, or a date that does not exist
-        raise DataError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise UsageError(f"{path} is no protocol; give keys such as metrics: [psnr, ssim] (`synthmr protocols NAME` prints some).")
     given: dict[str, Any] = {str(key).replace("-", "_"): value for key, value in data.items()}
     known = {entry.name: entry for entry in fields(Protocol)}
     base = str(given.pop("base", ""))
     if base and base not in PROTOCOLS:
-        raise UsageError(f"{path}: base {base!r} is no protocol in the box: {did_you_mean(base, PROTOCOLS)}")
+        raise UsageError(f"{path}: base {shown(base)} is no protocol in the box: {did_you_mean(base, PROTOCOLS)}")
     for key in given:
         if key not in known:
-            raise UsageError(f"{path}: unknown key {key!r}: {did_you_mean(key, (*known, 'base'))}")
+            raise UsageError(f"{path}: unknown key {shown(key)}: {did_you_mean(key, (*known, 'base'))}")
     values = {key: getattr(PROTOCOLS[base], key) for key in known} if base else {}
     values |= {"name": path.stem, "source": str(path), "differs": f"see {path}", "words": ""}
     values |= {key: _typed(path, key, value) for key, value in given.items()}
@@ -319,7 +315,9 @@ def _typed(path: Path, key: str, value: Any) -> Any:
         if key == "scale" or (key == "data_range" and value != "truth-max"):
             return float(value)
     except (TypeError, ValueError):
-        raise UsageError(f"{path}: {key}: {value!r} does not fit; `synthmr protocols masked-volume` shows what does.") from None
+        raise UsageError(
+            f"{path}: {key}: {shown(value)} does not fit; `synthmr protocols masked-volume` shows what does."
+        ) from None
     return str(value)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synthmr.documents import MOST_TABLE, read_text
 from synthmr.errors import DataError, MissingExtra, UsageError
 from synthmr.evaluate.protocols import PROTOCOLS
 from synthmr.evaluate.registry import format_score
@@ -179,14 +180,13 @@ def read_scores(path: Path | str) -> list[Score]:
         DataError: the file cannot be read, or is no table of scores.
     """
     try:
-        with Path(path).open(encoding="utf-8", newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = tuple(reader.fieldnames or ())
-            if columns not in (COLUMNS, tuple(name for name in COLUMNS if name != "subject")):
-                raise DataError(f"{path} is no metrics table: its first line must be {','.join(COLUMNS)}.")
-            return [_read(row) for row in reader]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}.") from None
+        reader = csv.DictReader(io.StringIO(read_text(path, MOST_TABLE), newline=""))
+        columns = tuple(reader.fieldnames or ())
+        if columns not in (COLUMNS, tuple(name for name in COLUMNS if name != "subject")):
+            raise DataError(f"{path} is no metrics table: its first line must be {','.join(COLUMNS)}.")
+        return [_read(row) for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{path} is damaged ({error}); run `synthmr evaluate` again.") from None
     except (TypeError, ValueError, AttributeError):
         raise DataError(f"{path} is damaged: a value in it is no number; run `synthmr evaluate` again.") from None
     except UsageError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthmr import pipeline
+from synthmr.documents import check_shape
 from synthmr.errors import DataError, UsageError
 from synthmr.experiment import layout, runner, spec
 from synthmr.experiment.cells import Cell, cell_name, trained
@@ -37,8 +38,12 @@ def reopen(folder: Path, data: Path | None = None) -> tuple[runner.Outcome, Path
     from synthmr.io.files import read_json
 
     note = read_json(folder / "experiment.json")
+    check_shape(note, {"experiment": str, "options": {"aliases?": [str]}}, str(folder / "experiment.json"))
     experiment = spec.load(str(folder / runner.TABLE), str(note["experiment"]))
-    options = runner.Options.from_note(note["options"])
+    try:
+        options = runner.Options.from_note(note["options"])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{folder / 'experiment.json'} is damaged ({error}); run the experiment again.") from None
     data = data if data is not None else known_data(note, folder)
     cohort = pipeline.index(data, options.reading)
     planned = tuple(runner.plan(experiment, cohort.contrasts, options))

@@ -35,7 +35,8 @@ from typing import Any
 
 from synthmr.case import PLANES
 from synthmr.contrasts import resolve, resolve_list
-from synthmr.errors import DataError, UsageError, did_you_mean
+from synthmr.documents import MOST_YAML, parse_yaml, read_text
+from synthmr.errors import UsageError, did_you_mean, shown
 from synthmr.evaluate.protocols import get_protocol
 from synthmr.evaluate.registry import direction
 
@@ -173,23 +174,15 @@ def load(name: str, title: str = "") -> Experiment:
         UsageError: there is none, or the file says what it may not.
         DataError: the file cannot be read.
     """
-    import yaml
-
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         title = title or path.stem
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read: {error}.") from None
+        text = read_text(path, MOST_YAML)
     else:
         if name not in names():
             raise UsageError(f"unknown experiment {name!r}: {did_you_mean(name, names())}")
         title, text = name, files(__package__).joinpath("tables", f"{name}.yaml").read_text(encoding="utf-8")
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(f"{name} cannot be read as YAML: {' '.join(str(error).split())}.") from None
+    data = parse_yaml(text, name)
     if not isinstance(data, dict):
         raise UsageError(f"{name} is no experiment: give keys such as item, rows, metrics.")
     return replace(parse(title, data), text=text)
@@ -208,13 +201,13 @@ def parse(name: str, data: Mapping[str, Any]) -> Experiment:
     known = {entry.name for entry in fields(Experiment)} | {*_SHARED, "set"}
     for key in data:
         if key not in known:
-            raise UsageError(f"experiment {name}: unknown key {key!r}: {did_you_mean(str(key), known)}")
+            raise UsageError(f"experiment {name}: unknown key {shown(key)}: {did_you_mean(str(key), known)}")
     for key in ("item", "title", "data", "protocol", "metrics", "rows"):
         if not data.get(key):
             raise UsageError(f"experiment {name} has no {key}; see another one with `synthmr experiment show NAME`.")
     paper = str(data.get("paper", "own"))
     if paper not in PAPERS:
-        raise UsageError(f"experiment {name}: paper {paper!r}: {did_you_mean(paper, PAPERS)}")
+        raise UsageError(f"experiment {name}: paper {shown(paper)}: {did_you_mean(paper, PAPERS)}")
     for key in ("rows", "claims", "notes"):
         if not isinstance(data.get(key) or [], list):
             raise UsageError(f"experiment {name}: {key} is a list, an entry a line that starts with a dash.")
@@ -248,11 +241,11 @@ def _words(value: Any) -> tuple[str, ...]:
 def _row(name: str, shared: Mapping[str, Any], data: Mapping[str, Any]) -> Row:
     known = ({entry.name for entry in fields(Row)} - {"settings"}) | {"set"}
     if not isinstance(data, Mapping):
-        raise UsageError(f"experiment {name}, row {data!r}: a row is keys and values, at least a name.")
+        raise UsageError(f"experiment {name}, row {shown(data)}: a row is keys and values, at least a name.")
     where = f"experiment {name}, row {data.get('name', '?')}"
     for key in data:
         if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}: {did_you_mean(str(key), known)}")
+            raise UsageError(f"{where}: unknown key {shown(key)}: {did_you_mean(str(key), known)}")
     if not data.get("name"):
         raise UsageError(f"{where}: every row has a name.")
     merged = {**{key: value for key, value in shared.items() if key != "set"}, **data}
@@ -294,17 +287,17 @@ def _number(where: str, value: Any) -> tuple[float, float | None]:
             return float(mean), float(sd)
         return float(value), None
     except (TypeError, ValueError):
-        raise UsageError(f"{where}: {value!r} is no mean, nor [mean, standard deviation].") from None
+        raise UsageError(f"{where}: {shown(value)} is no mean, nor [mean, standard deviation].") from None
 
 
 def _claim(name: str, data: Mapping[str, Any], rows: Sequence[Row], metrics: Sequence[str]) -> Claim:
     known = {entry.name for entry in fields(Claim)}
     if not isinstance(data, Mapping):
-        raise UsageError(f"experiment {name}, claim {data!r}: a claim is keys and values: says, better, worse, metric.")
-    where = f"experiment {name}, claim {data.get('says', '?')!r}"
+        raise UsageError(f"experiment {name}, claim {shown(data)}: a claim is keys and values: says, better, worse, metric.")
+    where = f"experiment {name}, claim {shown(data.get('says', '?'))}"
     for key in data:
         if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}: {did_you_mean(str(key), known)}")
+            raise UsageError(f"{where}: unknown key {shown(key)}: {did_you_mean(str(key), known)}")
     for key in ("says", "better", "worse", "metric"):
         if not data.get(key):
             raise UsageError(f"{where} has no {key}.")
@@ -312,10 +305,10 @@ def _claim(name: str, data: Mapping[str, Any], rows: Sequence[Row], metrics: Seq
     there = {row.name for row in rows if not group or row.group == group}
     for row in (data["better"], *_words(data["worse"])):
         if row not in there:
-            raise UsageError(f"{where}: no row {row!r}: {did_you_mean(str(row), there)}")
+            raise UsageError(f"{where}: no row {shown(row)}: {did_you_mean(str(row), there)}")
     if data.get("paper") not in (True, False, None):
-        raise UsageError(f"{where}: paper {data['paper']!r} is not true, false or null (not known).")
+        raise UsageError(f"{where}: paper {shown(data['paper'])} is not true, false or null (not known).")
     if data["metric"] not in metrics:
-        raise UsageError(f"{where}: metric {data['metric']!r}: {did_you_mean(str(data['metric']), metrics)}")
+        raise UsageError(f"{where}: metric {shown(data['metric'])}: {did_you_mean(str(data['metric']), metrics)}")
     says = " ".join(str(data["says"]).split())
     return Claim(says, str(data["better"]), _words(data["worse"]), str(data["metric"]), group, data.get("paper"))

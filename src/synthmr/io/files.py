@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from synthmr import documents
 from synthmr.errors import DataError
 
 #: errno -> what a person can do about it
@@ -113,7 +114,8 @@ def write_text(path: Path | str, text: str) -> None:
         DataError: it cannot be written.
     """
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # half a character pair, as of a file name that is no UTF-8, becomes its escape, which in JSON means the same
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path | str, data: Any) -> None:
@@ -141,10 +143,7 @@ def read_json(path: Path | str) -> Any:
     Raises:
         DataError: it cannot be read, or is no JSON.
     """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as JSON: {error}.") from None
+    return documents.read_json(path)
 
 
 #: seconds for which a file must have been left alone before its checksum is remembered: two writes within one tick of a file
@@ -168,7 +167,7 @@ def sha256(path: Path | str) -> str:
         DataError: the file cannot be read.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with documents.open_regular(path) as stream:
             stamp = _stamp(path, os.fstat(stream.fileno()))
             with _guard:
                 lock = _hashing.setdefault(stamp, threading.Lock())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Protocol
 
 import numpy as np
 
+from synthmr.case import Volume
 from synthmr.errors import DataError
 
 #: largest distance in mm between the corners of two grids that count as the same
@@ -17,6 +18,9 @@ TOLERANCE = 0.1
 REGISTER_FIX = (
     "Register and resample all contrasts of the case onto one grid first (for example with ANTs, FSL FLIRT or SimpleITK)."
 )
+
+
+REORDER_FIX = "It is one grid in two storage orders: reorder one file (for example fslreorient2std), nothing need be resampled."
 
 
 class HasGrid(Protocol):
@@ -77,6 +81,31 @@ def same_grid(a: HasGrid, b: HasGrid, tol: float = TOLERANCE) -> bool:
     return a.shape == b.shape and corner_distance(np.asarray(a.affine), np.asarray(b.affine), a.shape) <= tol
 
 
+def turn_between(a: HasGrid, b: HasGrid, tol: float = TOLERANCE) -> np.ndarray | None:
+    """How the axes of one grid are turned into those of another that has the same voxels in another order of storage.
+
+    Args:
+        a: the grid to turn.
+        b: the grid to turn it into.
+        tol: largest distance of corner voxels in mm.
+
+    Returns:
+        ``(3, 2)``, an orientation of nibabel: for each axis of ``a`` the axis of ``b`` that it becomes, and -1 where it is
+        flipped; None where no reordering makes them one grid.
+    """
+    from nibabel.orientations import inv_ornt_aff, io_orientation, ornt_transform
+
+    turn = np.asarray(ornt_transform(io_orientation(a.affine), io_orientation(b.affine)))
+    if np.isnan(turn).any():
+        return None
+    shape = [0, 0, 0]
+    for axis, (becomes, _) in enumerate(turn):
+        shape[int(becomes)] = a.shape[axis]
+    x, y, z = shape
+    turned = Grid((x, y, z), np.asarray(a.affine) @ inv_ornt_aff(turn, a.shape))
+    return turn if same_grid(turned, b, tol) else None
+
+
 def grid_text(grid: HasGrid) -> str:
     """``240x240x155 at 1x1x1 mm LPS``."""
     spacing = Grid(grid.shape, np.asarray(grid.affine)).spacing
@@ -93,12 +122,13 @@ def grid_difference(a: HasGrid, b: HasGrid, tol: float = TOLERANCE) -> str:
     return f"corner voxels up to {corner_distance(np.asarray(a.affine), np.asarray(b.affine), a.shape):.3g} mm apart"
 
 
-def check_same_grid(named: Mapping[str, HasGrid], tol: float = TOLERANCE) -> None:
+def check_same_grid(named: Mapping[str, HasGrid], tol: float = TOLERANCE, any_order: bool = False) -> None:
     """Check that all grids are one.
 
     Args:
         named: grids by the words that name them in a message, ``{"T1w of case X": grid, ...}``.
         tol: largest distance of corner voxels in mm.
+        any_order: take one grid in two storage orders for one, as whoever reorders both can.
 
     Raises:
         DataError: one differs from the first.
@@ -107,4 +137,32 @@ def check_same_grid(named: Mapping[str, HasGrid], tol: float = TOLERANCE) -> Non
     for name, grid in rest:
         difference = grid_difference(grid, reference, tol)
         if difference:
-            raise DataError(f"the grids of {name} and {first} differ: {difference}. {REGISTER_FIX}")
+            reordered = turn_between(grid, reference, tol) is not None
+            if reordered and any_order:
+                continue
+            fix = REORDER_FIX if reordered else REGISTER_FIX
+            raise DataError(f"the grids of {name} and {first} differ: {difference}. {fix}")
+
+
+def one_order(volumes: Mapping[str, Volume]) -> dict[str, Volume]:
+    """Volumes of one grid in the storage order of the first: axes are swapped and flipped, no voxel changes its value.
+
+    Args:
+        volumes: by the words that name them in a message.
+
+    Returns:
+        The same volumes; those that were reordered carry a note, those on another grid are as they were.
+    """
+    from nibabel.orientations import apply_orientation
+
+    found: dict[str, Volume] = {}
+    for name, volume in volumes.items():
+        first = next(iter(found.values()), volume)
+        turn = None if same_grid(volume, first) else turn_between(volume, first)
+        if turn is not None:
+            stored = f"{orientation(volume.affine)}, {next(iter(found))} as {orientation(first.affine)}"
+            note = f"it is stored as {stored}: its axes were reordered, which changes no value."
+            array = np.asarray(apply_orientation(volume.array, turn))
+            volume = replace(volume, array=array, affine=first.affine, notes=(*volume.notes, note))
+        found[name] = volume
+    return found

@@ -11,6 +11,7 @@ from typing import Any
 from synthmr.case import SPLITS, Case, Cohort
 from synthmr.contrasts import CONTRASTS, MASK, SEGMENTATION, canonical, resolve
 from synthmr.errors import DataError, UsageError
+from synthmr.io.grid import turn_between
 from synthmr.io.layouts import bids_anat_folders, bids_cases, folder_cases
 from synthmr.io.naming import Problems, parse_name, subject_of
 from synthmr.io.nifti import Grid, grid_text, is_nifti, read_grid, same_grid, stem
@@ -30,6 +31,7 @@ def index(
     subject: str = "",
     entities: Mapping[str, str] | None = None,
     prefer: Sequence[str] = (),
+    nan_to_zero: bool = False,
 ) -> Cohort:
     """Find the cases of ``root``: `find` with the parts of a `Reading` as keywords.
 
@@ -40,13 +42,15 @@ def index(
         subject: regular expression that says who is who, see `Reading`.
         entities: BIDS entity -> the value that a file must have, see `Reading`.
         prefer: words of the paths to take where several files are versions of one scan.
+        nan_to_zero: read NaN outside the brain as 0.
 
     Raises:
         DataError: no such folder, no images in it, or a wrong table or split file.
         UsageError: a pattern, entity or word that makes no sense.
     """
     words = [f"{alias}={name}" for alias, name in (aliases or {}).items()]
-    return find(root, Reading.of(words, Path(split_file) if split_file is not None else None, subject, entities, prefer))
+    table = Path(split_file) if split_file is not None else None
+    return find(root, Reading.of(words, table, subject, entities, prefer, nan_to_zero))
 
 
 def find(root: Path | str, reading: Reading | None = None) -> Cohort:
@@ -87,6 +91,7 @@ def find(root: Path | str, reading: Reading | None = None) -> Cohort:
     elif any(case.split for case in cases):
         source = root
     cases = with_passed_over(cases, problems.passed_over, root)
+    cases = [replace(case, nan_to_zero=reading.nan_to_zero) for case in cases]
     ordered = sorted((_ordered(case) for case in cases), key=lambda case: case.name)
     return Cohort(root, layout, tuple(ordered), problems.lines(), source, tuple(doubts))
 
@@ -218,7 +223,7 @@ def _grid_words(grids: Mapping[str, Grid]) -> str:
         return "unreadable"
     groups: list[tuple[Grid, list[str]]] = []
     for contrast, grid in grids.items():
-        home = next((names for other, names in groups if same_grid(other, grid)), None)
+        home = next((names for other, names in groups if same_grid(other, grid) or turn_between(grid, other) is not None), None)
         if home is None:
             groups.append((grid, [contrast]))
         else:

@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from synthmr.case import Case, Doubt
+from synthmr.case import Case, Doubt, name_fault
 from synthmr.contrasts import MASK, SEGMENTATION
-from synthmr.errors import DataError
+from synthmr.errors import DataError, shown
 from synthmr.io.folder_words import is_session, kind, split_session, tokens
 from synthmr.io.grammar import is_bare
 from synthmr.io.members import Member, clean, doubts_of, told
@@ -49,7 +49,12 @@ def walk(root: Path, problems: Problems) -> list[Path]:
     files: list[Path] = []
     foreign: dict[str, list[Path]] = {}
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+
+    def unreadable(error: OSError) -> None:
+        where = os.path.relpath(os.fsdecode(error.filename or "a folder"), root)
+        problems.add("unreadable folder", f"{where}: cannot be read ({error.strerror or error}), so what is in it is left out.")
+
+    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link that leads back
             folders.clear()
@@ -94,19 +99,27 @@ def bids_anat_folders(root: Path) -> list[tuple[str, str, Path]]:
     """(subject, session or "", anat folder) below a BIDS root, a subject's folder or a session's folder."""
 
     def sessions(subject: Path) -> Iterator[tuple[str, str, Path]]:
-        if (subject / "anat").is_dir():
+        if _is_folder(subject / "anat"):
             yield subject.name, "", subject / "anat"
         for session in sorted(subject.glob("ses-*/anat")):
             yield subject.name, session.parent.name, session
 
     real = root.resolve()
-    if real.name.startswith("ses-") and real.parent.name.startswith("sub-") and (root / "anat").is_dir():
+    if real.name.startswith("ses-") and real.parent.name.startswith("sub-") and _is_folder(root / "anat"):
         return [(real.parent.name, real.name, root / "anat")]
     if real.name.startswith("sub-"):
         own = [(real.name, session, folder) for _, session, folder in sessions(root)]
         if own:
             return own
     return [entry for subject in sorted(root.glob("sub-*")) if subject.is_dir() for entry in sessions(subject)]
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder that can be reached; one that cannot costs what is in it, which `walk` says."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def bids_cases(root: Path, reading: Reading, problems: Problems) -> list[Case]:
@@ -130,9 +143,9 @@ def bids_cases(root: Path, reading: Reading, problems: Problems) -> list[Case]:
             subject, session = clean(match["subject"]), clean(said) if said else session
             name = f"{subject}_{session}" if session else subject
         case = make_case(name, subject, images, root, problems, reading, session)
-        if case is None:
+        if case is None and not name_fault(name):
             problems.add("no images", f"{name} has no anatomical image in {folder.relative_to(root)}.")
-        else:
+        elif case is not None:
             cases.append(case)
     other = [item.path.relative_to(root) for items in by_folder.values() for item in items if item.name.contrast not in LABELS]
     if other:
@@ -347,6 +360,10 @@ def make_case(
     name: str, subject: str, items: Sequence[Found], root: Path, problems: Problems, reading: Reading, session: str = ""
 ) -> Case | None:
     """One case from its files; None if it has no image. Where several files claim one contrast, `settle` decides, or the user."""
+    fault = name_fault(name) or name_fault(subject)
+    if fault:
+        problems.add("no name", f"{shown(name)}: the name {fault}, so the case is left out; rename the folder or the files.")
+        return None
     by_contrast: dict[str, list[Found]] = {}
     for item in items:
         by_contrast.setdefault(item.name.contrast, []).append(item)

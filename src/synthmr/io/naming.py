@@ -46,6 +46,11 @@ def without_run(stem: str) -> str:
     return _RUN.sub("", stem)
 
 
+def one_line(text: str) -> str:
+    """A text as one line that any terminal shows: control characters and halves of characters are escaped."""
+    return "".join(each if each.isprintable() or each == " " else each.encode("unicode_escape").decode() for each in text)
+
+
 @dataclass
 class Problems:
     """Lines about what was passed over; of one kind only the first few are kept word for word."""
@@ -55,8 +60,8 @@ class Problems:
     _lines: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, line: str) -> None:
-        """Note ``line``; lines of the same ``kind`` are counted together."""
-        self._lines.setdefault(kind, []).append(line)
+        """Note ``line``; lines of the same ``kind`` are counted together. What breaks a line in a file's name is escaped."""
+        self._lines.setdefault(kind, []).append(one_line(line))
 
     def pass_over(self, path: Path, why: str) -> None:
         """Note a file that is not taken; `synthmr.io.index.index` gives it to the case that it lies beside."""

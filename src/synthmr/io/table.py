@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from synthmr.case import SPLITS, Case, Doubt
+from synthmr.case import SPLITS, Case, Doubt, check_name
 from synthmr.contrasts import MASK, SEGMENTATION, canonical, resolve
-from synthmr.errors import DataError, UsageError
+from synthmr.documents import MOST_TABLE, read_text
+from synthmr.errors import DataError, UsageError, shown
 from synthmr.io.members import Member, clean, doubts_of
 from synthmr.io.naming import Problems, some
 from synthmr.io.persons import Identity, Place, identify
@@ -47,34 +49,46 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
     Raises:
         DataError: the file cannot be read, has no header, or a line has more fields than the header.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is no UTF-8 text; save the table as CSV or TSV.") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from None
+    text = read_text(path, MOST_TABLE)
     if "\0" in text:
         raise DataError(f"{path} is no text; save the table as CSV or TSV.")
-    lines = text.splitlines()
-    head = lines[0] if lines else ""
+    head = text.lstrip("\r\n").partition("\n")[0].partition("\r")[0]
     delimiter = "\t" if "\t" in head or path.suffix.lower() == ".tsv" else ";" if head.count(";") > head.count(",") else ","
-    reader = csv.reader(lines, delimiter=delimiter)
-    columns = [word.strip().lower() for word in next(reader, [])]
+    lines = csv_lines(text, str(path), delimiter)
+    columns = [word.strip().lower() for word in next(lines, (0, []))[1]]
     if not any(columns):
         raise DataError(f"{path} is empty; its first line must name the columns.")
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
         raise DataError(f"{path} has two columns called {twice[0]!r}; rename one.")
     rows: list[Row] = []
-    for fields in reader:
+    for number, fields in lines:
         values = [word.strip() for word in fields]
         if not any(values):
             continue
         if len(values) > len(columns):
-            raise DataError(f"{path} line {reader.line_num} has {len(values)} fields, its header {len(columns)}; correct the line.")
+            raise DataError(f"{path} line {number} has {len(values)} fields, its header {len(columns)}; correct the line.")
         padded = values + [""] * (len(columns) - len(values))
-        rows.append((reader.line_num, {name: "" if v.lower() in _EMPTY else v for name, v in zip(columns, padded, strict=True)}))
+        rows.append((number, {name: "" if v.lower() in _EMPTY else v for name, v in zip(columns, padded, strict=True)}))
     return columns, rows
+
+
+def csv_lines(text: str, where: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """(line number, fields) of each line of a CSV text; a field in quotes may hold line breaks.
+
+    Raises:
+        DataError: a field is longer than any field is, or a quote is never closed.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    while True:
+        begin = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{where} line {begin} cannot be read ({error}); is a quote never closed?") from None
+        yield begin, fields
 
 
 def split_word(word: str, where: str) -> str:
@@ -104,6 +118,7 @@ def read_split_table(path: Path) -> dict[str, str]:
         name, where = who.name(row), f"{path} line {number}"
         if not name or not row["split"]:
             raise DataError(f"{where} lacks a {'case' if not name else 'split'}; write both, or remove the line.")
+        check_name(name, where)
         word = split_word(row["split"], where)
         if split.setdefault(name, word) != word:
             raise DataError(f"{where} puts {name} into {word}, an earlier line into {split[name]}; keep one.")
@@ -204,17 +219,17 @@ def table_cases(path: Path, reading: Reading, problems: Problems) -> tuple[list[
         where = f"{path} line {number}"
         if not row[key]:
             raise DataError(f"{where} names no case; fill the column {key}.")
-        name = who.name(row)
+        name = check_name(who.name(row), where)
         draft = drafts.setdefault(name, _Draft())
         files = {contrast: row[name] for name, contrast in (labels if long else wide).items() if row[name]}
         if long:
             files[_table_contrast(row["contrast"], where, aliases)] = _required(row["path"], where)
         for contrast, file in files.items():
-            _set(draft.files, contrast, _resolve(path, file), where, problems)
+            _set(draft.files, contrast, _resolve(path, file, where), where, problems)
         for word, column in (("split", "split"), ("subject", who.subject), ("session", who.session)):
             value = row.get(column, "") if column is not None else ""
             if value:
-                value = split_word(value, where) if word == "split" else value
+                value = split_word(value, where) if word == "split" else check_name(value, where)
                 if draft.words.setdefault(word, value) != value:
                     raise DataError(
                         f"{where}: {word} of case {name} is {value!r}, on an earlier line {draft.words[word]!r}; keep one."
@@ -238,8 +253,11 @@ def _required(file: str, where: str) -> str:
     return file
 
 
-def _resolve(table: Path, file: str) -> Path:
-    given = Path(file).expanduser()
+def _resolve(table: Path, file: str, where: str) -> Path:
+    try:
+        given = Path(file).expanduser()
+    except RuntimeError:  # no such user
+        raise DataError(f"{where}: {shown(file)} names the home folder of no user here; write the path.") from None
     return given if given.is_absolute() else table.parent / given
 
 
@@ -251,8 +269,12 @@ def _set(files: dict[str, Path], contrast: str, file: Path, where: str, problems
     """
     if files.setdefault(contrast, file) != file:
         raise DataError(f"{where} gives a second {contrast}: {file.name}, on an earlier line {files[contrast].name}; keep one.")
-    if not file.is_file():
-        problems.add("file does not exist", f"{where}: {file} does not exist.")
+    try:
+        there = file.is_file() or file.is_symlink()  # what a link lacks is told where it is read
+    except (OSError, ValueError):
+        there = False
+    if not there:
+        problems.add("file does not exist", f"{where}: {shown(str(file))[1:-1]} does not exist.")
 
 
 def _finish(folder: Path, drafts: Mapping[str, _Draft], reading: Reading, problems: Problems) -> tuple[list[Case], list[Doubt]]:

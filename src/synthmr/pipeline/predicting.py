@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +67,7 @@ def synthesize_files(
     lesion: Path | None = None,
     device: str = "auto",
     keep: bool = True,
+    say: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Synthesise from ``CONTRAST=file`` words into one file (a file a target where the run has several)."""
     from synthmr.predict import cohort
@@ -81,6 +82,8 @@ def synthesize_files(
         overwrite=overwrite,
         maps=split_words(maps),
         lesion=lesion,
+        say=say,
+        nan_to_zero=reading.nan_to_zero if reading is not None else False,
     )
 
 
@@ -103,12 +106,12 @@ def synthesize_cohort(
     from dataclasses import replace
 
     from synthmr.predict.cohort import synthesize_cohort as synthesize
-    from synthmr.predictions import select
+    from synthmr.predictions import select, split_of
 
     predictor = predictor_of(run, settings, device, keep)
     cohort = index(data, reading)
     if split:
-        cohort = replace(cohort, cases=tuple(select(cohort, predictor.run.split, split)))
+        cohort = replace(cohort, cases=tuple(select(cohort, split_of(cohort, predictor.run.split, reading), split)))
     return synthesize(
         predictor,
         cohort,

@@ -87,6 +87,17 @@ def prepared(
     return store, split
 
 
+def check_hardware(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> None:
+    """Check that a machine has what a training is to run on, before hours of preparation.
+
+    Raises:
+        UsageError: unknown accelerator, or one that is not there.
+    """
+    from synthmr.train.runtime import Runtime
+
+    Runtime(accelerator=accelerator, devices=devices, num_nodes=nodes).kind()
+
+
 def needed(config: RunConfig) -> Need:
     """What a run needs of its cases."""
     from synthmr.data.split import Need

@@ -55,6 +55,8 @@ def synthesize_files(
     overwrite: bool = False,
     maps: Sequence[str] = (),
     lesion: Path | None = None,
+    say: Callable[[str], None] | None = None,
+    nan_to_zero: bool = False,
 ) -> list[Path]:
     """Synthesise from single files.
 
@@ -67,6 +69,8 @@ def synthesize_files(
         overwrite: replace what is there. Without it a result that is done already is left as it is.
         maps: maps to write too, of ``spec.maps``; ``synth-`` and their names are put before the suffix.
         lesion: for runs that read a lesion mask: the mask, or the path ``none`` for no lesion.
+        say: is told what is odd about the files (sform against qform, a mask that was guessed, ...).
+        nan_to_zero: read NaN outside the brain as 0.
 
     Returns:
         The images, one a target, then the maps.
@@ -87,7 +91,8 @@ def synthesize_files(
         raise UsageError(f"this run of {method.spec.name} needs {', '.join(absent)} too; add {absent[0]}=FILE.")
     job = _Job(predictor, intensity, overwrite, maps, lesion)
     given = {**files, **({MASK: mask} if mask is not None else {})}
-    case = job.with_lesion(index_files(given, {squeeze(name): name for name in files}, name=stem(output)))
+    found = index_files(given, {squeeze(name): name for name in files}, name=stem(output))
+    case = job.with_lesion(replace(found, nan_to_zero=nan_to_zero))
     targets = [name for part in job.parts(case) for name in part.wanted]
     suffix = output.name[len(stem(output)) :]
     outputs = {targets[0]: output}
@@ -97,7 +102,8 @@ def synthesize_files(
     job.check_outputs(case, outputs)
     read = job.read(case, outputs)
     if read is not None:
-        job.write(case, outputs, job.predict(case, read))
+        for note in job.write(case, outputs, job.predict(case, read)):
+            (say or (lambda line: None))(f"note: {note}")
     return list(outputs.values())
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from synthmr.contrasts import SEGMENTATION
+from synthmr.documents import parse_json
 from synthmr.errors import DataError, RunError
 from synthmr.prepare.brightness import apply_factor
 from synthmr.prepare.normalize import invert
@@ -215,13 +216,13 @@ class Prediction:
             digest, _, text = found["prediction"].partition(" ")
             if digest != _digest(text, arrays):
                 raise ValueError("its checksum is another")
-            record = json.loads(text)
+            record = parse_json(text, str(path))
             if record["version"] != VERSION:
                 raise ValueError(f"it is of version {record['version']}, not {VERSION}")
             return cls._from(record, arrays)
         except FileNotFoundError:
             raise RunError(f"{path} is missing: no prediction is kept there.") from None
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, ArithmeticError, DataError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise RunError(f"{path} is no prediction that can be read ({reason}); delete it and predict again.") from None
 

@@ -235,7 +235,7 @@ class Predictor:
         device = str(self.device) if self.device is not None else "as it lies"
         return key_of(
             [run.hash for run in self.runs],
-            {name: sha256(path) for name, path in self.inputs(case, given).items()},
+            {name: sha256(path) + ("nan-to-zero" if case.nan_to_zero else "") for name, path in self.inputs(case, given).items()},
             given=given,
             settings={**asdict(self.settings), "plane": self.plane, "device": device, "learnt": learnt},
             versions=(PREDICT_VERSION, PREPARE_VERSION),

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from synthmr.case import Volume
+from synthmr.case import Volume, check_name
 from synthmr.contrasts import MASK, SEGMENTATION
+from synthmr.documents import read_json_object
 from synthmr.errors import DataError, UsageError, did_you_mean
 from synthmr.predict.prediction import Prediction
 from synthmr.prepare.brightness import Brightness
@@ -48,7 +49,13 @@ def check_intensity(intensity: str) -> None:
 
 
 def output_path(out: Path, case: str, contrast: str) -> Path:
-    """Where a cohort's result goes."""
+    """Where a cohort's result goes: always a file of ``out`` itself.
+
+    Raises:
+        DataError: the case or the contrast is called like a path.
+    """
+    check_name(case, "case")
+    check_name(contrast, f"contrast of case {case}")
     what, _, source = contrast.partition("-")
     if source:  # a map of a method: attention-T1w, fusion-T2w; its name must not make it an acquired T1w
         return out / f"{case}_rec-{what.replace('_', '')}_desc-synth_{source}.nii.gz"
@@ -229,7 +236,7 @@ def difference(path: Path, expected: Mapping[str, Any], plane: str) -> str:
     from synthmr.io.provenance import sidecar_path
 
     try:
-        data = json.loads(sidecar_path(path).read_text(encoding="utf-8"))
+        data = read_json_object(sidecar_path(path))
         settings, digest = data["settings"], data["image_sha256"]
         found = {
             "run_hash": data["run_hash"],
@@ -238,7 +245,7 @@ def difference(path: Path, expected: Mapping[str, Any], plane: str) -> str:
             "inference": _known(settings["inference"], expected["inference"], plane),
             "brightness": _applied(settings),
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (DataError, ValueError, KeyError, TypeError, AttributeError):
         return "without a readable synthmr sidecar"
     words = {
         "run_hash": "another run",

@@ -17,6 +17,7 @@ from synthmr.config import PrepareConfig
 from synthmr.errors import DataError, UsageError
 from synthmr.prepare import crop, normalize, orient
 from synthmr.prepare.mask import brain_mask, check_mode
+from synthmr.prepare.nan import NOTE, load_labels, read_image
 
 #: raise when a change here or in a step changes what comes out, so that no store made before is used
 PREPARE_VERSION = 2
@@ -50,15 +51,14 @@ def load_case(
     Raises:
         DataError: a contrast is missing, or a file cannot be read.
     """
-    from synthmr.io.nifti import load, load_contrast
-
     # side by side: decompression lets go of the interpreter's lock
     with ThreadPoolExecutor(max(len(contrasts), 1)) as pool:
-        volumes = dict(zip(contrasts, pool.map(lambda name: load_contrast(case, name), contrasts), strict=True))
-    mask = load(case.mask, label=f"mask of case {case.name}") if case.mask is not None else None
+        volumes = dict(zip(contrasts, pool.map(lambda name: read_image(case, name), contrasts), strict=True))
+    nan = case.nan_to_zero
+    mask = load_labels(case.mask, f"mask of case {case.name}", nan) if case.mask is not None else None
     segmentation = None
     if with_segmentation and case.segmentation is not None:
-        segmentation = load(case.segmentation, label=f"segmentation of case {case.name}")
+        segmentation = load_labels(case.segmentation, f"segmentation of case {case.name}", nan)
     return volumes, mask, segmentation
 
 
@@ -152,8 +152,8 @@ def normalized(array: np.ndarray, brain: np.ndarray, params: Mapping[str, Any]) 
 def oriented(
     volumes: Mapping[str, Volume], mask: Volume | None, segmentation: Volume | None, name: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None, np.ndarray | None, np.ndarray, list[dict[str, Any]]]:
-    """Check that all grids are one and reorient to RAS: (images, mask, labels, affine, history)."""
-    from synthmr.io.nifti import check_same_grid
+    """Check that all grids are one, in whatever storage order, and reorient to RAS: (images, mask, labels, affine, history)."""
+    from synthmr.io.grid import check_same_grid, one_order
 
     if not volumes:
         raise DataError(f"case {name} was given no image.")
@@ -162,14 +162,19 @@ def oriented(
         named[f"mask of case {name}"] = mask
     if segmentation is not None:
         named[f"segmentation of case {name}"] = segmentation
-    check_same_grid(named)
-    first = next(iter(volumes.values()))
+    alike = one_order(named)
+    check_same_grid(alike)
+    first = next(iter(alike.values()))
     turn = orient.fit(first.shape, first.affine)
-    arrays = {contrast: orient.apply(volume.array, turn) for contrast, volume in volumes.items()}
-    given = orient.apply(mask.array, turn) if mask is not None else None
+    told = [f"{word}: {volume.notes[-1]}" for word, volume in alike.items() if volume is not named[word]]
+    told += [f"{word}: {note}" for word, volume in named.items() for note in volume.notes if note.endswith(NOTE)]
+    if told:
+        turn["notice"] = " ".join(told)
+    arrays = {contrast: orient.apply(alike[f"{contrast} of case {name}"].array, turn) for contrast in volumes}
+    given = orient.apply(alike[f"mask of case {name}"].array, turn) if mask is not None else None
     labels = None
     if segmentation is not None:
-        labels = np.rint(orient.apply(segmentation.array, turn)).astype(np.int32)
+        labels = np.rint(orient.apply(alike[f"segmentation of case {name}"].array, turn)).astype(np.int32)
     return arrays, given, labels, orient.apply_affine(first.affine, turn), [turn]
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from synthmr.errors import RunError
+from synthmr.documents import read_json_object
+from synthmr.errors import DataError, RunError
 from synthmr.run import AVERAGE, WEIGHTS, RunFolder, load_state, method_state, read_arrays, save_arrays, swapped
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
@@ -91,8 +92,8 @@ def load_last(
         load_state(average, read_arrays(folder / AVERAGE), folder / AVERAGE)
     _load_optimizers(method, groups, optimizers, read_arrays(folder / OPTIMIZER), folder / OPTIMIZER)
     try:
-        return State(**json.loads((folder / STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return State(**read_json_object(folder / STATE))
+    except (DataError, TypeError) as error:
         raise RunError(f"{folder / STATE} of the run is damaged ({error}); remove {folder} to start the run anew.") from None
 
 

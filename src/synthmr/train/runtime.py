@@ -51,8 +51,8 @@ class Runtime:
         named = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
         return any(os.environ.get(name, "0") != "0" for name in named)
 
-    def fabric(self) -> Any:
-        """Start the processes and return the Fabric object of this one.
+    def kind(self) -> str:
+        """What computes, cpu or cuda: asked before anything is prepared, for methods that need no GPU too.
 
         Raises:
             UsageError: unknown accelerator, or one that is not there.
@@ -67,6 +67,15 @@ class Runtime:
         kind = "cuda" if cuda and self.accelerator != "cpu" else "cpu"
         if kind == "cuda" and self.devices > torch.cuda.device_count():
             raise UsageError(f"--devices {self.devices}: this machine has {torch.cuda.device_count()} GPUs.")
+        return kind
+
+    def fabric(self) -> Any:
+        """Start the processes and return the Fabric object of this one.
+
+        Raises:
+            UsageError: as `kind`.
+        """
+        kind = self.kind()
         try:
             from lightning_fabric import Fabric
         except ModuleNotFoundError:

@@ -13,7 +13,6 @@ OUT/dataset.json                              configuration, labels, version
 from __future__ import annotations
 
 import gzip
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +26,8 @@ from synthmr.data.phantom.anatomy import load_template
 from synthmr.data.phantom.lesions import LABELS
 from synthmr.data.phantom.settings import CONTRASTS, LESIONS, PhantomConfig
 from synthmr.data.phantom.subject import TISSUE_LABELS, PhantomSubject, simulate_subject
-from synthmr.errors import UsageError
+from synthmr.documents import read_json
+from synthmr.errors import DataError, UsageError
 from synthmr.io.files import atomic, write_error, write_json, write_text
 
 #: what dataset.json says it is; a folder without it is never overwritten
@@ -182,8 +182,8 @@ def _check_target(out: Path, overwrite: bool) -> None:
 
 def _is_phantom(folder: Path) -> bool:
     try:
-        data = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        data = read_json(folder / "dataset.json")
+    except DataError:
         return False
     return isinstance(data, dict) and data.get("kind") == KIND
 
