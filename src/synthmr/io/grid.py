@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from typing import Protocol
 
@@ -61,9 +62,15 @@ class Grid:
 
 def orientation(affine: np.ndarray) -> str:
     """Three letters: the direction (Right, Anterior, Superior or their opposites) each array axis points to."""
+    return _letters(np.asarray(affine, dtype=float).tobytes())
+
+
+@lru_cache(maxsize=1024)
+def _letters(affine: bytes) -> str:
+    """`orientation` of the bytes of a 4x4 affine: it takes an SVD, and a cohort has few affines."""
     import nibabel
 
-    return "".join(str(letter) for letter in nibabel.aff2axcodes(affine))
+    return "".join(str(letter) for letter in nibabel.aff2axcodes(np.frombuffer(affine).reshape(4, 4)))
 
 
 def _corners(shape: tuple[int, int, int]) -> np.ndarray:

@@ -82,10 +82,11 @@ def _from_siblings(files: Sequence[_File], aliases: Mapping[str, str] | None) ->
         if head:
             heads.setdefault(head, []).append(file)
     for head, members in heads.items():
+        if len(members) < 2 or not any(file.meaning.kind == "asked" or _twice(file.base, head) for file in members):
+            continue
         rests = [read(file.base[len(head) :].strip("-_. "), aliases) for file in members]
         values = [rest.name.contrast if rest.name else "" for rest in rests]
-        doubtful = any(file.meaning.kind == "asked" or _twice(file.base, head) for file in members)
-        if len(members) < 2 or not doubtful or "" in values or len(set(values)) != len(values):
+        if "" in values or len(set(values)) != len(values):
             continue
         for file, rest in zip(members, rests, strict=True):
             if rest.name is not None and not file.meaning.user:

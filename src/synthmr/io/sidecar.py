@@ -11,6 +11,7 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ def _described(data: Mapping[str, Any]) -> tuple[Meaning, str] | None:
     for field in _TEXT_FIELDS:
         text = data.get(field)
         if isinstance(text, str) and 0 < len(text) < 200:
-            meaning = read(re.sub(r"[*/\\]", " ", text.replace("T2*", "T2star").replace("t2*", "t2star")))
+            meaning = _read_text(text)
             if meaning.kind == "derived" or (meaning.name is not None and meaning.name.contrast not in ("mask", "segmentation")):
                 found.append((meaning, f"{field} {text.strip()[:60]!r}"))
     if not found:
@@ -196,6 +197,12 @@ def _described(data: Mapping[str, Any]) -> tuple[Meaning, str] | None:
         return None
     # of two that agree the one that knows of an agent
     return next((item for item in found if item[0].name is not None and item[0].name.contrast == "T1ce"), first)
+
+
+@lru_cache(maxsize=1024)
+def _read_text(text: str) -> Meaning:
+    """A description as a name: series are described alike in all cases of a study."""
+    return read(re.sub(r"[*/\\]", " ", text.replace("T2*", "T2star").replace("t2*", "t2star")))
 
 
 def _number(value: Any) -> float | None:

@@ -67,7 +67,17 @@ _UNKNOWN, _NUMBER, _PLUS = Word("unknown"), Word("number"), Word("agent", "+")
 
 def atoms(stem: str, aliases: Mapping[str, str] | None = None) -> list[Atom]:
     """The words of ``stem`` in order. Runs that the user gave an alias for come out as one atom each."""
+    out = _atoms(stem)
     mine = list(_of_user(stem, aliases)) if aliases else []
+    if not mine:
+        return list(out)
+    kept = [atom for atom in out if not any(own.start < atom.end and atom.start < own.end for own in mine)]
+    return sorted([*kept, *mine], key=lambda atom: atom.start)
+
+
+@lru_cache(maxsize=4096)
+def _atoms(stem: str) -> tuple[Atom, ...]:
+    """`atoms` without aliases; a name is looked at several times in a row."""
     out: list[Atom] = []
     position = 0
     for match in _ENTITY.finditer(stem):
@@ -80,10 +90,7 @@ def atoms(stem: str, aliases: Mapping[str, str] | None = None) -> list[Atom]:
             out += [Atom(Word("inv", "an inversion image of MP2RAGE"), match.start(), match.end(), key)] if key == "inv" else words
         position = match.end()
     out += _plain(stem, position, len(stem), "")
-    if not mine:
-        return out
-    kept = [atom for atom in out if not any(own.start < atom.end and atom.start < own.end for own in mine)]
-    return sorted([*kept, *mine], key=lambda atom: atom.start)
+    return tuple(out)
 
 
 def words_of(stem: str) -> list[str]:
