@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import random
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from helpers import blob_brain, write_case
 from synthmr.case import Cohort
 from synthmr.contrasts import parse_aliases
 from synthmr.io.grammar import parse_name, read
 from synthmr.io.index import index
 from synthmr.io.sidecar import MOST_BYTES, facts, times
+from synthmr.io.words import WORDS
 
 #: what the name stands for, the name, and its contrast (or mask, segmentation); ``derived`` is no acquired image, ``asked`` is
 #: a question to the user with its answer, ``unknown`` names no contrast
@@ -551,3 +555,70 @@ def test_seconds_and_milliseconds_mean_the_same_contrast() -> None:
     for row in (T2_TIMES, FLAIR_TIMES, T1_TIMES):
         scaled = {key: value * 1000 if isinstance(value, float) else value for key, value in row.items()}
         assert facts(row).contrast == facts(scaled).contrast != ""
+
+
+# --- what is shown --------------------------------------------------------------------------------------------------
+
+
+def test_any_row_of_words_is_read_without_an_error() -> None:
+    draw = random.Random(14)
+    words = [
+        *WORDS,
+        "sub-01",
+        "ses-2",
+        "space-T1w",
+        "acq-gd",
+        "ce-gd",
+        "p1",
+        "001",
+        "+",
+        "C",
+        "C-",
+        "T1",
+        "T2",
+        "FLAIR",
+        "é",
+        "label-L",
+    ]
+    aliases = parse_aliases(["t1=T1w", "p1=T1rho", "t1_t2=FLAIR"])
+    for _ in range(3000):
+        name = "".join(draw.choice(words) + draw.choice(["_", "-", ".", " ", "", "+", "(", ")"]) for _ in range(draw.randint(0, 7)))
+        for known in (None, aliases):
+            meaning = read(name, known)
+            assert meaning.kind in ("named", "derived", "asked", "unknown") and (meaning.kind == "named") == (
+                meaning.name is not None
+            )
+            assert meaning.kind != "asked" or (meaning.ask and meaning.options)
+
+
+def volumes(root: Path, cases: int) -> None:
+    """Cases of a registered T2, a T1 with an agent, a tissue map and labels, with voxels."""
+    names = ("t1_mprage_gd", "T2_to_T1", "T1_pve_0", "tumor_mask", "brain_mask")
+    for i in range(cases):
+        write_case(root / f"P{i:02d}", dict.fromkeys(names, blob_brain((4, 5, 6))))
+
+
+def test_index_shows_the_file_of_each_contrast_and_why(tmp_path: Path, verb: Callable[..., SimpleNamespace]) -> None:
+    volumes(tmp_path, 12)
+    few, every, why = verb("index", tmp_path), verb("index", tmp_path, "--all"), verb("index", tmp_path, "--why")
+    for text in (few.stdout, every.stdout, why.stdout):
+        assert "12 cases" in text and "images: T1ce 12, T2w 12, mask 12, segmentation 12" in text
+        assert "t1_mprage_gd.nii.gz" in text and "T2_to_T1.nii.gz" in text and "tumor_mask.nii.gz" in text
+    assert "P09" in few.stdout and "P10" not in few.stdout and "2 more cases; --all lists them" in few.stdout
+    assert "P11" in every.stdout and "--all" not in every.stdout
+    assert few.stdout.index("images:") < few.stdout.index("P00"), "the summary comes first"
+    assert "with 'gd' (contrast agent)" in why.stdout and "passed over: P00/T1_pve_0.nii.gz" in why.stdout
+    assert "contrast agent" not in few.stdout
+
+
+def test_index_as_json_names_every_file_below_the_root(tmp_path: Path, verb: Callable[..., SimpleNamespace]) -> None:
+    volumes(tmp_path, 1)
+    (case,) = json.loads(verb("index", tmp_path, "--json").stdout)["cases"]
+    assert case["files"] == {"T1ce": "P00/t1_mprage_gd.nii.gz", "T2w": "P00/T2_to_T1.nii.gz"} and case["session"] == ""
+    assert (case["mask"], case["segmentation"]) == ("P00/brain_mask.nii.gz", "P00/tumor_mask.nii.gz")
+    assert [(entry["path"], "probabilities" in entry["why"]) for entry in case["passed_over"]] == [("P00/T1_pve_0.nii.gz", True)]
+    assert set(case["reasons"]) == {"T1ce", "T2w", "mask", "segmentation"}
+    table = tmp_path / "table.csv"
+    table.write_text(f"case,contrast,path\nA,T1,P00/T2_to_T1.nii.gz\nA,FLAIR,{tmp_path.parent}/elsewhere.nii.gz\n")
+    (case,) = json.loads(verb("index", table, "--json").stdout)["cases"]
+    assert case["files"] == {"T1w": "P00/T2_to_T1.nii.gz", "FLAIR": f"{tmp_path.parent}/elsewhere.nii.gz"} and case["mask"] is None

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from synthmr.contrasts import MASK, SEGMENTATION, squeeze
+from synthmr.contrasts import MASK, SEGMENTATION
 from synthmr.io.agents import agent_of
 from synthmr.io.tokens import Atom, atoms, is_identifier, is_image, spm_product
 
@@ -216,9 +216,9 @@ def _label(stem: str, row: Sequence[Atom]) -> Meaning | None:
     sure = [i for i in strong if row[i].role == "label"]
     if not strong:
         if asked:
-            words = stem[row[asked[0]].start : row[images[-1]].end]
-            options = (row[images[-1]].value, SEGMENTATION)
-            return Meaning("asked", f"{words!r} is an image or a label", ask=squeeze(words), options=options)
+            start, end = row[asked[0]].start, row[images[-1]].end
+            options = (row[images[-1]].value or "T2w", SEGMENTATION)
+            return Meaning("asked", f"{stem[start:end]!r} is an image or a label", ask=_to_alias(stem, start, end), options=options)
         return None
     probable = next((a for a in row if a.role == "derived" and a.value == "a map of probabilities"), None)
     if probable is not None:
@@ -241,7 +241,12 @@ def _label(stem: str, row: Sequence[Atom]) -> Meaning | None:
     if lesion or letter == "l" or kinds == {SEGMENTATION}:
         brain = any(a.role == "brain" for a in row[first : last + 1])
         if not lesion and brain and letter != "l":
-            return Meaning("derived", "labels of the brain or of its tissue, no lesion", ask=squeeze(words), options=_LABELS)
+            return Meaning(
+                "derived",
+                "labels of the brain or of its tissue, no lesion",
+                ask=_to_alias(stem, row[first].start, row[last].end),
+                options=_LABELS,
+            )
         return _named(stem, SEGMENTATION, row[first].start, row[last].end, f"{words!r} in the name")
     if bids:
         return Meaning("derived", f"a mask of {letter!r}, neither the brain's nor a lesion's")
@@ -472,7 +477,17 @@ def _ask(stem: str, row: Sequence[Atom], kept: Sequence[Atom], options: tuple[st
     if any(a.role in ("number", "unknown", "entity") for a in inside) or re.search(r"\d{3,}", stem[start:end]):
         start, end = _span(row, [kept[-1]])
     why = why or f"more than one contrast in the name: {_text(stem, kept)}"
-    return Meaning("asked", why, ask=re.sub(r"[ ]+", "_", stem[start:end].strip("-_. ")).lower(), options=options)
+    return Meaning("asked", why, ask=_to_alias(stem, start, end), options=options)
+
+
+def _to_alias(stem: str, start: int, end: int) -> str:
+    """The run of whole words around a part of a name, as ``--alias WORD=CONTRAST`` takes it."""
+    apart = "-_. +()[]{},;&="
+    while start and stem[start - 1] not in apart:
+        start -= 1
+    while end < len(stem) and stem[end] not in apart:
+        end += 1
+    return re.sub(r" +", "_", stem[start:end].rpartition("=")[2].strip("-_. ")).lower()
 
 
 def renamed(meaning: Meaning, contrast: str, why: str) -> Meaning:

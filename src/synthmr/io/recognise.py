@@ -7,6 +7,7 @@ where it says otherwise. What is no acquired image is passed over with a line; w
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -286,7 +287,7 @@ def _tell(root: Path, files: Sequence[_File], problems: Problems) -> None:
 def _answers(ask: str, options: Sequence[str]) -> str:
     """``--alias t1_t2=T1w or --alias t1_t2=T2w``."""
     known = [name for name in options if name in (*CONTRASTS, *_LABELS)] or ["CONTRAST"]
-    return " or ".join(f"--alias {ask}={name}" for name in known)
+    return " or ".join(f"--alias {shlex.quote(f'{ask}={name}')}" for name in known)
 
 
 def _last_word(base: str) -> str:

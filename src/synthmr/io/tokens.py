@@ -115,14 +115,14 @@ def _opaque(match: re.Match[str]) -> Atom:
 
 def _of_user(stem: str, aliases: Mapping[str, str]) -> Iterator[Atom]:
     """The runs of ``stem`` that the user's aliases name; of two that overlap the longer, then the later one."""
-    tokens = list(_ALIAS_TOKEN.finditer(stem))
+    words = [*_ALIAS_TOKEN.finditer(stem), *_TOKEN.finditer(stem)]
+    ends = sorted({match.end() for match in words})
     runs = []
-    for first in range(len(tokens)):
-        for last in range(first, len(tokens)):
-            start, end = tokens[first].start(), tokens[last].end()
-            contrast = aliases.get(squeeze(stem[start:end]))
+    for start in sorted({match.start() for match in words}):
+        for end in ends:
+            contrast = aliases.get(squeeze(stem[start:end])) if end > start else None
             if contrast is not None:
-                runs.append((last - first, start, end, contrast))
+                runs.append((end - start, start, end, contrast))
     taken: list[tuple[int, int]] = []
     for _, start, end, contrast in sorted(runs, reverse=True):
         if all(end <= other or start >= behind for other, behind in taken):
