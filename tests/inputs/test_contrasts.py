@@ -488,14 +488,15 @@ SIDECARS = [
     ("CT", "T1", {"Modality": "CT"}, None, "modality CT"),
     ("our own output renamed", "FLAIR", {"synthetic": True, "software": {"name": "synthmr"}}, None,
      "its sidecar says that it is synthetic"),
-    ("not JSON", "T1", "{oops", "T1w", "is no JSON"),
-    ("a list", "T1", "[1, 2]", "T1w", "holds no JSON object"),
+    ("not JSON", "T1", "{oops", "T1w", "cannot be read as JSON"),
+    ("a list", "T1", "[1, 2]", "T1w", "is no JSON object"),
     ("nested", "T1", "[" * 100_000, "T1w", "nested too deeply"),
     ("nested object", "T1", '{"a":' * 100_000, "T1w", "nested too deeply"),
-    ("a long number", "T1", '{"EchoTime": ' + "9" * 5000 + "}", "T1w", "is no JSON"),
-    ("large", "T1", '{"a": "' + "x" * MOST_BYTES + '"}', "T1w", "too much for a sidecar"),
-    ("binary", "T1", b"\xff\xfe\x00\x01", "T1w", "is no JSON"),
-    ("empty", "T1", "", "T1w", "is no JSON"),
+    ("a long number", "T1", '{"EchoTime": ' + "9" * 5000 + "}", "T1w", "cannot be read as JSON"),
+    ("a key twice", "T1", '{"EchoTime": 0.1, "EchoTime": 0.003}', "T1w", "gives the key 'EchoTime' twice"),
+    ("large", "T1", '{"a": "' + "x" * MOST_BYTES + '"}', "T1w", "is larger than 4 MB"),
+    ("binary", "T1", b"\xff\xfe\x00\x01", "T1w", "cannot be read as JSON"),
+    ("empty", "T1", "", "T1w", "cannot be read as JSON"),
     ("Latin letters", "scan", '{"SeriesDescription": "T2 Sch\u00e4del"}'.encode("latin-1"), "T2w", "its sidecar does"),
     ("a mark of byte order", "scan", b"\xef\xbb\xbf" + b'{"ProtocolName": "FLAIR"}', "FLAIR", "its sidecar does"),
     ("wrong types", "T1", {"EchoTime": {}, "RepetitionTime": [1, 2], "ImageType": 3, "SeriesDescription": None, "global": [],
@@ -533,7 +534,7 @@ def test_a_sidecar_that_is_no_file_is_told(tmp_path: Path, folder: bool) -> None
         import os
 
         os.mkfifo(path)
-    assert "T1.json is no regular file" in index(tmp_path).problems[0]
+    assert "T1.json cannot be read: it is a " in index(tmp_path).problems[0]
 
 
 @pytest.mark.parametrize(

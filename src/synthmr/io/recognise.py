@@ -141,7 +141,7 @@ def _from_sidecar(file: _File, root: Path, problems: Problems) -> None:
     facts, fault = read_sidecar(file.path, file.base)
     where = file.path.relative_to(root)
     if fault:
-        problems.add("sidecar", f"{where.with_name(file.base + '.json')} {fault}; it is not used.")
+        problems.add("sidecar", f"{fault} It is not used.")
     if facts is None:
         return
     file.facts = facts

@@ -5,20 +5,20 @@ Times are seconds in BIDS and dcm2niix; milliseconds, as DICOM has them, are see
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from synthmr.documents import parse_json, read_bytes
+from synthmr.errors import DataError
 from synthmr.io.grammar import Meaning, read
 
 #: larger files are no sidecars, in bytes
-MOST_BYTES = 4_000_000
+MOST_BYTES = 4 * 2**20
 
 #: what an agent's field holds where none was given
 _NO_AGENT = {
@@ -64,7 +64,7 @@ class Facts:
 
 
 def read_sidecar(image: Path, stem: str) -> tuple[Facts | None, str]:
-    """(what the JSON beside ``image`` says or None, what is wrong with it or empty); never raises for a broken file.
+    """(what the JSON beside ``image`` says or None, what is wrong with it as a line or empty); a broken file raises nothing.
 
     Args:
         image: the NIfTI file; it is not opened.
@@ -72,23 +72,16 @@ def read_sidecar(image: Path, stem: str) -> tuple[Facts | None, str]:
     """
     path = image.with_name(stem + ".json")
     try:
-        found = path.stat()
+        path.stat()
     except (OSError, ValueError):
         return None, ""
-    if not stat.S_ISREG(found.st_mode):
-        return None, "is no regular file"
-    if found.st_size > MOST_BYTES:
-        return None, f"has {found.st_size / 1e6:.0f} MB, too much for a sidecar (at most {MOST_BYTES / 1e6:.0f} MB)"
     try:
-        data = json.loads(path.read_bytes().decode("utf-8-sig", errors="replace"))
-    except OSError as error:
-        return None, f"cannot be read ({error.strerror or error})"
-    except RecursionError:
-        return None, "is nested too deeply"
-    except ValueError:
-        return None, "is no JSON"
+        # descriptions come in the scanner's letters: what is no UTF-8 is no reason to drop the rest
+        data = parse_json(read_bytes(path, MOST_BYTES).decode("utf-8-sig", errors="replace"), str(path))
+    except DataError as error:
+        return None, str(error)
     if not isinstance(data, dict):
-        return None, "holds no JSON object"
+        return None, f"{path} is no JSON object; it must be {{...}} with keys and values."
     return facts(data), ""
 
 
