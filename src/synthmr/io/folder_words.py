@@ -43,7 +43,7 @@ _STAGE = re.compile(
     r"|n[34](?:itk|bfc|bc|corr(?:ected)?|corrected|biascorrected)?|bfc|bias|biascorr(?:ected)?|biasfield|field|unbiased|nu|corr|correct(?:ed|ion)?"
     r"|co?reg(?:istered|istration)?|registered|registration|align(?:ed|ment)?|warped|mni(?:152)?(?:nonlinear|nlin\w*|lin)?|talairach|tal|atlas|space"
     r"|sri24?|std|standard|norm(?:ali[sz](?:ed|ation))?|resampled?|resliced?|reoriented|interpolated|denoised?|defaced?|deface|cropped|crop"
-    r"|smooth(?:ed)?|harmoni[sz]ed|z?scored?|clean(?:ed)?|fs|freesurfer|spm|fsl|ants|acpc|iso(?:tropic)?|\d+mm(?:iso)?|lowres|highres|lr|hr",
+    r"|smooth(?:ed)?|harmoni[sz]ed|z?scored?|clean(?:ed)?|fs|freesurfer|spm\d*|fsl|ants|[fsq]s?mriprep|qsiprep|smriprep|cat12|clinica|acpc|iso(?:tropic)?|\d+mm(?:iso)?|lowres|highres|lr|hr",
     re.IGNORECASE,
 )
 
@@ -129,7 +129,7 @@ def split_session(name: str) -> tuple[str, str]:
             return match[1], match[2]
     ends = list(_SEPARATOR.finditer(name))
     for gap in ends:
-        stem, tail = name[: gap.start()], _inner(name[gap.end() :])
+        stem, tail = name[: gap.start()], inner(name[gap.end() :])
         sure = tail and (is_session(tail) or (_SHORT.fullmatch(tail) and _has_digit(stem) and not tail.isdigit()))
         if stem and sure and not is_session(stem):
             return _trimmed(stem), date_of(tail) or tail
@@ -161,7 +161,7 @@ def _says_nothing(word: str) -> bool:
     return bool(_CONTAINER.fullmatch(word) or _STAGE.fullmatch(word))
 
 
-def _inner(tail: str) -> str:
+def inner(tail: str) -> str:
     """A tail without the words at its ends that say nothing: ``MR_d0129_brain`` -> d0129."""
     while True:
         parts = _SEPARATOR.split(tail)

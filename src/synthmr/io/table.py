@@ -280,7 +280,7 @@ def _set(files: dict[str, Path], contrast: str, file: Path, where: str, problems
 def _finish(folder: Path, drafts: Mapping[str, _Draft], reading: Reading, problems: Problems) -> tuple[list[Case], list[Doubt]]:
     """Cases of the lines. The column of the subject says who is who, then ``--subject``, then the cases' names."""
     pattern = person_pattern(reading.subject)
-    identities, guesses = identify([Place((name,)) for name in drafts])
+    identities, guesses, notes = identify([Place((name,)) for name in drafts])
     members = []
     cases = []
     for (name, draft), found in zip(drafts.items(), identities, strict=True):
@@ -296,6 +296,8 @@ def _finish(folder: Path, drafts: Mapping[str, _Draft], reading: Reading, proble
         split = draft.words.get("split")
         cases.append(Case(name, subject, images, draft.files.get(MASK), draft.files.get(SEGMENTATION), split, session))
     said = pattern is not None or any("subject" in draft.words for draft in drafts.values())
+    for note in [] if said else notes:
+        problems.add("a common stem", note)
     by_name = [replace(case, session=case.name) for case in cases]
     return cases, [] if said else doubts_of(guesses, members, by_name)
 
