@@ -128,7 +128,7 @@ def _left_over(
             what = kind(rest) if rest else "container"
             if what in ("session", "maybe session"):
                 sessions.append(date_of(rest) or rest)
-            elif what == "name":
+            elif what in ("name", "split"):
                 stem, session = split_session(rest)
                 if session and not untouched:
                     sessions.append(session)

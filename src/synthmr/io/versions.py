@@ -69,7 +69,9 @@ def settle(files: Sequence[Version], reading: Reading, label: bool = False) -> C
             left = fits or ([] if not label else left)
     if not left:
         words = " ".join(f"--entity {key}={value}" for key, value in reading.entities.items())
-        return Choice(None, f"none of them fits {words}", tuple(passed), _flags(files))
+        there = [(key, value) for key in reading.entities for file in files if (value := entities(file.stem).get(key.lower()))]
+        flags = dict.fromkeys(f"--entity {key}={value}" for key, value in there)
+        return Choice(None, f"none of them fits {words}", tuple(passed), tuple(flags))
     for word in reading.prefer:
         fits = _having(left, word)
         if fits and len(fits) < len(left):
