@@ -69,9 +69,9 @@ def settle(files: Sequence[Version], reading: Reading, label: bool = False) -> C
             left = fits or ([] if not label else left)
     if not left:
         words = " ".join(f"--entity {key}={value}" for key, value in reading.entities.items())
-        there = [(key, value) for key in reading.entities for file in files if (value := entities(file.stem).get(key.lower()))]
-        flags = dict.fromkeys(f"--entity {key}={value}" for key, value in there)
-        return Choice(None, f"none of them fits {words}", tuple(passed), tuple(flags))
+        there = [(key, entities(file.stem).get(key.lower(), "")) for key in reading.entities for file in files]
+        offered = dict.fromkeys(f"--entity {key}={found}" for key, found in there if found)
+        return Choice(None, f"none of them fits {words}", tuple(passed), tuple(offered))
     for word in reading.prefer:
         fits = _having(left, word)
         if fits and len(fits) < len(left):
