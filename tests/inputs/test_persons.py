@@ -231,6 +231,36 @@ NAMED = {
         each("imagesTr/case_00{p}_{c}.nii.gz", p=TWO, c=CONTRASTS) + each("labelsTr/case_00{p}_seg.nii.gz", p=TWO),
         {f"case_00{p}": (f"case_00{p}", "") for p in TWO},
     ),
+    "DICOM identifiers: study and series": (
+        each("P00{p}/1.3.6.1.4.1.{p}1/1.3.6.1.4.1.9{p}{n}/{c}.nii.gz", p=TWO, n=(1,), c=("T1",))
+        + each("P00{p}/1.3.6.1.4.1.{p}1/1.3.6.1.4.1.9{p}{n}/{c}.nii.gz", p=TWO, n=(2,), c=("FLAIR",)),
+        {f"P00{p}_1.3.6.1.4.1.{p}1": (f"P00{p}", f"1.3.6.1.4.1.{p}1") for p in TWO},
+    ),
+    "a folder a series below a date": (
+        each("P00{p}/exam_2019-01-0{p}/301/T1.nii.gz", p=TWO) + each("P00{p}/exam_2019-01-0{p}/401/FLAIR.nii.gz", p=TWO),
+        {f"P00{p}_2019-01-0{p}": (f"P00{p}", f"2019-01-0{p}") for p in TWO},
+    ),
+    "a letter behind the number": (
+        each("sub-00{p}{v}/T1.nii.gz", p=TWO, v="ab"),
+        {f"sub-00{p}{v}": (f"sub-00{p}", v) for p in TWO for v in "ab"},
+    ),
+    "a repeated scan beside the first": (
+        each("{n}/T1.nii.gz", n=("S001", "S001_2", "S002")),
+        {"S001": ("S001", ""), "S001_2": ("S001", "2"), "S002": ("S002", "")},
+    ),
+    "initials, some of which are words of processing": (
+        each("{n}/T1.nii.gz", n=("AB", "SS", "PP", "KL")),
+        {n: (n, "") for n in ("AB", "SS", "PP", "KL")},
+    ),
+    "numbered brains": (each("brain_00{p}/T1.nii.gz", p=TWO), {f"brain_00{p}": (f"brain_00{p}", "") for p in TWO}),
+    "months after the first visit": (
+        each("P{p}/{v}/T1.nii.gz", p=TWO, v=("baseline", "6months", "12m")),
+        {f"P{p}_{v}": (f"P{p}", v) for p in TWO for v in ("baseline", "6months", "12m")},
+    ),
+    "groups, persons, sessions": (
+        each("{g}/ses-{s}/T1.nii.gz", g=("HC/01", "HC/02", "MS/03"), s=TWO),
+        {f"0{p}_ses-{s}": (f"0{p}", f"ses-{s}") for p in (1, 2, 3) for s in TWO},
+    ),
     "a pipeline's folders in a project": (
         each("study/rawdata/sub-0{p}/T1w.nii.gz", p=TWO),
         {f"sub-0{p}": (f"sub-0{p}", "") for p in TWO},
@@ -276,6 +306,21 @@ VERSIONS = {
         each("P{p}/{s}_{c}.nii.gz", p=TWO, s=("raw", "skull_stripped"), c=CONTRASTS),
         {"P1": "P1", "P2": "P2"},
         ("--prefer raw", "--prefer skull"),
+    ),
+    "stages at the end of the persons' names": (
+        each("P00{p}_{s}/{c}.nii.gz", p=TWO, s=("raw", "n4_bet"), c=CONTRASTS),
+        {"P001": "P001", "P002": "P002"},
+        ("--prefer raw", "--prefer n4"),
+    ),
+    "stages before the persons' names, and visits": (
+        each("{s}_P00{p}_V{v}_{c}.nii.gz", p=TWO, s=("raw", "bet"), v=TWO, c=CONTRASTS),
+        {f"P00{p}_V{v}": f"P00{p}" for p in TWO for v in TWO},
+        ("--prefer raw", "--prefer bet"),
+    ),
+    "stages below dates": (
+        each("P{p}/{d}/{s}/T1.nii.gz", p=TWO, d=("20190101", "20200101"), s=("Original_Data", "in_MNI")),
+        {f"P{p}_{d}": f"P{p}" for p in TWO for d in ("20190101", "20200101")},
+        ("--prefer Original", "--prefer MNI"),
     ),
     "HCP: native and MNI": (
         each("{p}/T1w/{c}_acpc_dc.nii.gz", p=(100307, 100408, 101107), c=("T1w", "T2w"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from synthmr.case import Case, Doubt, name_fault
 from synthmr.contrasts import MASK, SEGMENTATION
 from synthmr.errors import DataError, shown
-from synthmr.io.folder_words import PERSON, is_session, kind, split_session, tokens
+from synthmr.io.folder_words import PERSON, SERIES, is_session, kind, split_session, tokens
 from synthmr.io.grammar import is_bare
 from synthmr.io.members import Member, clean, doubts_of, told
 from synthmr.io.naming import Name, Problems, parse_name, some
@@ -238,7 +238,23 @@ def _wrappers(root: Path, found: Sequence[Found], aliases: Mapping[str, str] | N
         numbered = all(word.isdigit() or not any(letter.isdigit() for letter in word) for word in tokens(name.prefix))
         if (contrasts == {name.contrast} and numbered) or (plain and len(folder.name) > 2):
             wrappers.add(folder)
-    return wrappers
+    return wrappers | _series(root, found)
+
+
+def _series(root: Path, found: Sequence[Found]) -> set[Path]:
+    """Folders of one image each, called by a number of its series, whose neighbours hold the other contrasts of one visit."""
+    alone: dict[Path, list[str]] = {}
+    for item in found:
+        if item.name.contrast not in LABELS:
+            alone.setdefault(item.path.parent, []).append(item.name.contrast)
+    together: dict[Path, dict[Path, str]] = {}
+    for folder, contrasts in alone.items():
+        above = folder.parent.name
+        named = SERIES.fullmatch(folder.name) and kind(folder.name) == "name"
+        told = kind(above) in ("session", "maybe session") or PERSON.fullmatch(above) or SERIES.fullmatch(above)
+        if len(contrasts) == 1 and named and folder.parent not in (root, root.parent) and told:
+            together.setdefault(folder.parent, {})[folder] = contrasts[0]
+    return {folder for each in together.values() if len(each) > 1 and len(set(each.values())) == len(each) for folder in each}
 
 
 def _cases(root: Path, members: Sequence[Member], reading: Reading, problems: Problems) -> list[Case]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synthmr.case import Case, Doubt
-from synthmr.io.folder_words import date_of, inner, kind, split_session
+from synthmr.io.folder_words import dated, inner, kind, split_session
 from synthmr.io.naming import Problems, some
 from synthmr.io.persons import Guess, Identity
 
@@ -127,7 +127,7 @@ def _left_over(
             rest = inner(rest.strip("-_. "))
             what = kind(rest) if rest else "container"
             if what in ("session", "maybe session"):
-                sessions.append(date_of(rest) or rest)
+                sessions.append(dated(rest) or rest)
             elif what in ("name", "split"):
                 stem, session = split_session(rest)
                 if session and not untouched:

@@ -17,13 +17,14 @@ from synthmr.io.folder_words import (
     GROUP,
     PERSON,
     Kind,
-    date_of,
+    dated,
     is_session,
     is_stage,
     kind,
     split_session,
     starts_with_date,
     tokens,
+    without_stage,
 )
 
 #: so many visits of one person are believed; more numbered names with one stem are persons
@@ -95,6 +96,7 @@ class _Track:
     groups: list[str] = field(default_factory=list)
     sessions: list[str] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
     unclear: bool = False
     settled: bool = False
 
@@ -112,15 +114,22 @@ def identify(places: Sequence[Place], root: str = "case", session: str = "") -> 
     """
     said = _context(places)
     tracks = [_read(place, said) for place in places]
+    _versions(tracks)
     guesses = _levels(tracks)
     unsure, notes = _numbered(tracks)
     guesses += unsure
+    visits = [track for track in tracks if not track.names and track.sessions]
+    if len(visits) > MOST_VISITS:
+        notes.append(
+            f"{len(visits)} folders such as {visits[0].shown[0]} name a visit and no person, and are taken as visits of one"
+            " person; if they are persons, add --subject '^(?P<subject>[^/]+)'."
+        )
     for track in tracks:
         if not track.names:
             track.names, track.written, track.depths, track.settled = [root], [root], [0], True
             if session:
-                _add_session(track, date_of(session) or session)
-                track.written = [f"{root}_{session}" if date_of(session) else session]
+                _add_session(track, dated(session) or session)
+                track.written = [f"{root}_{session}" if dated(session) else session]
     guesses += _same_names(tracks)
     return [_identity(track) for track in tracks], [guess for guess in guesses if guess.groups], notes
 
@@ -147,11 +156,12 @@ def _read(place: Place, said: Mapping[str, Kind]) -> _Track:
         if each == "split":
             track.groups.append(re.sub("^(?:images|labels)(?=[A-Z])", "", part))
         elif each == "session" or (each == "maybe session" and named):
-            _add_session(track, date_of(part) or part)
+            _add_session(track, dated(part) or part)
         elif each in ("name", "maybe session"):
             _add_name(track, part, depth)
     if place.prefix:
         _add_prefix(track, place)
+    track.stages = [part for part, each in zip(place.parts, kinds, strict=True) if each == "stage"]
     return track
 
 
@@ -203,7 +213,7 @@ def _add_prefix(track: _Track, place: Place) -> None:
         return
     label = rest if is_session(rest) or not session or stem not in track.names else session
     track.unclear = not (is_session(label) or kind(label) == "maybe session" or rest != prefix)
-    _add_session(track, date_of(label) or label)
+    _add_session(track, dated(label) or label)
 
 
 def _after(start: str, text: str) -> str | None:
@@ -213,6 +223,21 @@ def _after(start: str, text: str) -> str | None:
     if text.lower().startswith(start.lower()) and not text[len(start)].isalnum():
         return text[len(start) :].strip("-_. ")
     return None
+
+
+def _versions(tracks: Sequence[_Track]) -> None:
+    """Names that differ in their stage of processing alone (P001_raw, P001_bet) are one person's; a stage among persons is one."""
+    named = {track.place.parts[:-1] for track in tracks if track.names and track.depths[-1] == len(track.place.parts) - 1}
+    shared: dict[tuple[tuple[str, ...], str], set[str]] = defaultdict(set)
+    for track in tracks:
+        if not track.names and track.stages and track.place.parts[-1] == track.stages[-1] and track.place.parts[:-1] in named:
+            _add_name(track, track.stages[-1], len(track.place.parts) - 1)  # SS among other initials
+        if track.names:
+            shared[tuple(track.groups + track.names[:-1]), without_stage(track.names[-1])].add(track.names[-1])
+    for track in tracks:
+        stem = without_stage(track.names[-1]) if track.names else ""
+        if stem and len(shared[tuple(track.groups + track.names[:-1]), stem]) > 1:
+            track.names[-1] = track.written[-1] = stem
 
 
 # --- which level of folders is the person -------------------------------------------------------------------------
@@ -304,10 +329,16 @@ def _numbered(tracks: Sequence[_Track]) -> tuple[list[Guess], list[str]]:
     """Names with a stem in common (training01_01, training01_02): visits of one person, unless it cannot be told."""
     alone = {track.names[0] for track in tracks if track.names}
     stems: dict[tuple[tuple[str, ...], str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    lettered: dict[tuple[tuple[str, ...], str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for number, track in enumerate(tracks):
         match = _NUMBERED.fullmatch(track.names[0]) if track.names and not track.settled else None
-        if match and (match["gap"] or match["stem"] in alone):
-            stems[tuple(track.groups), match["stem"]][(match["tail"] or match["letter"]).lower()].append(number)
+        if match:
+            found = stems if match["gap"] or match["stem"] in alone else lettered
+            found[tuple(track.groups), match["stem"]][(match["tail"] or match["letter"]).lower()].append(number)
+    letters = [tails for (_, stem), tails in lettered.items() if stem not in alone]
+    if sum(len(tails) > 1 for tails in letters) >= 0.8 * len(letters):  # P01a, P01b, P02a, P02b; no numbers of other kinds
+        for key, tails in lettered.items():
+            stems[key].update(tails)
     all_stems = {stem for _, stem in stems}
     unsure: list[list[int]] = []
     notes = []
