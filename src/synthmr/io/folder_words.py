@@ -37,7 +37,8 @@ _LEADING = re.compile(rf"{_VISIT}[-_ ]?\d+|baseline|follow[-_ ]?up", re.IGNORECA
 
 #: V1, M12, d0129, w024, 6months, bl: a visit below a person's folder or behind a person's name, and else perhaps a person
 _SHORT = re.compile(
-    r"[dvmwyt]\d{1,5}|\d+(?:[dwmy]|[-_ ]?(?:days?|wks?|weeks?|mo|mths?|months?|yrs?|years?))|bl|sc|scr|fu|pre|post|(?:19|20)\d\d|\d{8}"
+    r"[dvmwyt]\d{1,5}|\d+(?:[dwmy]|[-_ ]?(?:days?|wks?|weeks?|mo|mths?|months?|yrs?|years?))|bl|sc|scr|fu|pre|post"
+    r"|(?:19|20)\d\d|\d{8}"
     r"|(?:initial|first|second|third|final|last|\d(?:st|nd|rd|th))(?:[-_ ]?(?:scan|mri|visit|exam|session))?",
     re.IGNORECASE,
 )
