@@ -253,6 +253,10 @@ NAMED = {
         {n: (n, "") for n in ("AB", "SS", "PP", "KL")},
     ),
     "numbered brains": (each("brain_00{p}/T1.nii.gz", p=TWO), {f"brain_00{p}": (f"brain_00{p}", "") for p in TWO}),
+    "a follow-up below the first visit": (
+        each("P{p}/{v}T1.nii.gz", p=TWO, v=("", "2019-03-12/", "atlas/")),
+        {f"P{p}{v}": (f"P{p}", v.strip("_")) for p in TWO for v in ("", "_2019-03-12")},
+    ),
     "months after the first visit": (
         each("P{p}/{v}/T1.nii.gz", p=TWO, v=("baseline", "6months", "12m")),
         {f"P{p}_{v}": (f"P{p}", v) for p in TWO for v in ("baseline", "6months", "12m")},

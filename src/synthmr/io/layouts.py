@@ -372,8 +372,11 @@ def _drop_nested(root: Path, groups: Groups, problems: Problems) -> Groups:
     for (folder, prefix), items in groups.items():
         if folder == root and root not in homes:
             beside += items
-        elif any(parent in homes for parent in folder.parents if parent == root or root in parent.parents):
-            nested += items
+        elif above := [parent for parent in folder.parents if parent in homes]:
+            if any(is_session(part) for part in folder.relative_to(above[0]).parts):
+                kept[folder, prefix] = items  # a follow-up below the folder of the first visit
+            else:
+                nested += items
         else:
             kept[folder, prefix] = items
     for item in nested:
