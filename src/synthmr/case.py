@@ -177,7 +177,7 @@ class Doubt:
 
     def __str__(self) -> str:
         """The doubt as a line."""
-        cases = sum(map(len, self.groups))
+        cases = len({name for group in self.groups for name in group})
         return f"{self.why} ({cases} cases). No part of a split tears them apart until you say: {self.fix}."
 
 

@@ -97,7 +97,8 @@ def make_folds(
     if not 0 < validation < 1:
         raise UsageError(f"a validation share of {validation} is not between 0 and 1; give a number such as {VALIDATION}.")
     subject_by_case, left_out = _usable(cases, needed_contrasts)
-    person = {name: cases.persons[name] for name in subject_by_case} if isinstance(cases, Cohort) else subject_by_case
+    persons = cases.persons if isinstance(cases, Cohort) else subject_by_case
+    person = {name: persons[name] for name in subject_by_case}
     subjects = sorted(set(person.values()))
     if k > len(subjects) and isinstance(cases, Cohort) and k <= len(set(subject_by_case.values())):
         usable = [case for case in cases.cases if case.name in subject_by_case]

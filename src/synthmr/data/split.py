@@ -122,7 +122,7 @@ def make_split(cohort: Cohort, needed: Sequence[str] | Need, seed: int = 0, frac
     left_out: list[str] = []
     for case in cohort.cases:
         lacking = need.lacks(case.images, held_out=case.split in ("validation", "test"))
-        asked = [f"{name}: {case.asked[name]}" for name in need.contrasts if name in case.asked] if lacking else []
+        asked = dict.fromkeys(case.asked[name] for name in need.contrasts if name in case.asked) if lacking else {}
         lacking += f" ({'; '.join(asked)})" if asked else ""
         if lacking:
             left_out.append(f"{case.name}: {lacking}")

@@ -14,36 +14,54 @@ _TIME = r"(?:[T_. -]?\d\d[-_.:]?\d\d(?:[-_.:]?\d\d(?:\.\d+)?)?Z?)?"
 #: 20190312, 2019-03-12, 12-Mar-2019, 03.12.2019, 2006-05-19_16_17_47.0 (ADNI); the time of day is no part of the date
 _DATE = re.compile(
     rf"(?P<date>{_YEAR}(?P<sep>[-_. ]?){_MM}(?P=sep){_DD}|{_YEAR}[-_. ]?{_MONTH}[-_. ]?{_DD}|{_DD}[-_. ]?{_MONTH}[-_. ]?{_YEAR}"
-    rf"|\d\d?[-_. ]\d\d?[-_. ]{_YEAR}|{_YEAR}[-_ ]{_MM}|{_MONTH}[-_. ]?{_YEAR}){_TIME}",
+    rf"|{_YEAR}[-.]\d\d?[-.]\d\d?|\d\d?[-_. ]\d\d?[-_. ]{_YEAR}|{_YEAR}[-_ ]{_MM}|{_MONTH}[-_. ]?{_YEAR}){_TIME}",
     re.IGNORECASE,
 )
 
 #: words with which a visit is surely meant, with their number
 _VISIT = r"(?:sess?(?:ion)?|visit|vis|tp|time[-_ ]?points?|follow[-_ ]?up|fup?)"
+_EVENT = (
+    r"(?:baseline|base|screening|retest|rescan|recurrence|relapse|progression|diagnosis|subacute|acute|chronic|follow[-_ ]?ups?)"
+)
 _SESSION = re.compile(
-    rf"{_VISIT}[-_ ]?[a-z]{{0,3}}\d+[a-z]?(?:[-_]\d+)?|ses-[a-z0-9]+"
+    rf"{_VISIT}[-_ ]?[a-z]{{0,3}}\d+[a-z]?(?:[-_]\d+)?|{_VISIT}[-_ ]?[a-z]|ses-[a-z0-9]+"
     r"|(?:time|study|scan|rescan|exam|mri?|day|week|wk|month|mth|mo|year|yr)[-_ ]?\d+(?:-\d+)?"
-    r"|baseline|base|follow[-_ ]?ups?|screening|retest|rescan|recurrence|relapse|progression|subacute|acute|chronic"
-    r"|(?:pre|post|intra|peri)[-_ ]?(?:op|operative|operation|surgery|surgical|resection|treatment|therapy|tx|rt|chemo)",
+    rf"|{_EVENT}[-_ ]?(?:\d+|scan|mri|visit|exam)?"
+    r"|(?:pre|post|intra|peri)[-_ ]?(?:op|operative|operation|surgery|surgical|resection|treatment|therapy|tx|rt|chemo)"
+    r"(?:[-_ ]?[a-z]*\d*)?",
     re.IGNORECASE,
 )
 
 #: those of them that may also stand in front of a name: visit1_P001
 _LEADING = re.compile(rf"{_VISIT}[-_ ]?\d+|baseline|follow[-_ ]?up", re.IGNORECASE)
 
-#: V1, M12, d0129, w024, bl: a visit below a person's folder or behind a person's name, and else perhaps a person
+#: V1, M12, d0129, w024, 6months, bl: a visit below a person's folder or behind a person's name, and else perhaps a person
 _SHORT = re.compile(
-    r"[dvmwyt]\d{1,5}|bl|sc|scr|fu|pre|post|initial|first|second|third|final|(?:19|20)\d\d|\d{8}|\d(?:st|nd|rd|th)", re.I
+    r"[dvmwyt]\d{1,5}|\d+(?:[dwmy]|[-_ ]?(?:days?|wks?|weeks?|mo|mths?|months?|yrs?|years?))|bl|sc|scr|fu|pre|post"
+    r"|(?:19|20)\d\d|\d{8}"
+    r"|(?:initial|first|second|third|final|last|\d(?:st|nd|rd|th))(?:[-_ ]?(?:scan|mri|visit|exam|session))?",
+    re.IGNORECASE,
 )
+
+#: words beside a date that say no more: exam_20190312, 2019-03-12_MRI, 20190312-1
+_BESIDE_A_DATE = re.compile(r"exam|scan|visit|session|study|mri?|brain|head|\d{1,2}", re.IGNORECASE)
 
 #: words that name a stage of processing, or a space or resolution that images were brought to
 _STAGE = re.compile(
-    r"orig(?:inals?)?|raws?|rawdata|unprocessed|unproc|source|native|preproc(?:essed|essing)?|preprocessed|processed|proc|postproc(?:essed)?"
-    r"|pp|bet(?:ted)?|hdbet|synthstrip|(?:de|no)?skull(?:strip(?:ped|ping)?|ed|less)?|ss|strip(?:ped)?|brains?|extract(?:ed|ion)?|betbrain"
-    r"|n[34](?:itk|bfc|bc|corr(?:ected)?|corrected|biascorrected)?|bfc|bias|biascorr(?:ected)?|biasfield|field|unbiased|nu|corr|correct(?:ed|ion)?"
-    r"|co?reg(?:istered|istration)?|registered|registration|align(?:ed|ment)?|warped|mni(?:152)?(?:nonlinear|nlin\w*|lin)?|talairach|tal|atlas|space"
-    r"|sri24?|std|standard|norm(?:ali[sz](?:ed|ation))?|resampled?|resliced?|reoriented|interpolated|denoised?|defaced?|deface|cropped|crop"
-    r"|smooth(?:ed)?|harmoni[sz]ed|z?scored?|clean(?:ed)?|fs|freesurfer|spm|fsl|ants|acpc|iso(?:tropic)?|\d+mm(?:iso)?|lowres|highres|lr|hr",
+    r"orig(?:inals?|s)?|raws?|rawdata|unprocessed|unproc|source|native|pre?proc(?:essed|essing)?|processed|proc|post[-_]?proc(?:essed)?|pp"
+    r"|bet(?:ted)?|hdbet|synthstrip|(?:un|non|no|de|with|w)?skull(?:strip(?:ped|ping)?|ed|less|on|off)?|ss|(?:un|de)?strip(?:ped)?|brains?"
+    r"|extract(?:ed|ion)?|n[34](?:itk|bfc|bc|corr(?:ected)?|biascorrected)?|bfc|bias|biascorr(?:ected)?|biasfield|unbiased|nu|corr|correct(?:ed|ion)?"
+    r"|(?:co)?reg(?:istered|istration)?|registration|align(?:ed|ment)?|warped|mni(?:152)?(?:nonlinear|nlin\w*|lin)?|talairach|tal|atlas"
+    r"|sri(?:24)?|std|standard|norm(?:ali[sz](?:ed|ation))?|resampled?|resliced?|reoriented|interpolated|(?:up|down)sampled|denoised?|defaced?"
+    r"|anonymi[sz]ed|cropped|crop|smooth(?:ed)?|harmoni[sz]ed|matched|z?scored?|zscore|minmax|clean(?:ed)?|fs|freesurfer|spm\d*|fsl|ants"
+    r"|[fsq]s?mriprep|qsiprep|smriprep|cat12|clinica|synthseg|acpc|iso(?:tropic)?|\d+mm(?:iso)?|lowres|highres|lr|hr|converted",
+    re.IGNORECASE,
+)
+
+#: words that may stand beside those
+_STAGE_FILLER = re.compile(
+    r"step|stage|data|images?|imgs?|files?|nii|nifti|in|to|on|the|and|with|without|no|space|field|hist|histogram|intensity|z|hd|output|results?"
+    r"|t1w?|t2w?|flair|pd|t1ce|dataset|non|linear|version|final",
     re.IGNORECASE,
 )
 
@@ -83,7 +101,11 @@ _KNOWN = (
     re.compile(r"(sub-[A-Za-z0-9]+)_(ses-[^_]+)(?:_.*)?"),
 )
 
+#: a folder of one series: its number, or its DICOM identifier
+SERIES = re.compile(r"(?:series|ser|se)?[-_ ]?\d{1,5}|\d+(?:\.\d+){4,}", re.IGNORECASE)
+
 _SEPARATOR = re.compile(r"[-_. ]+")
+_CAMEL = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
 
 
 def tokens(text: str) -> list[str]:
@@ -99,13 +121,37 @@ def date_of(text: str) -> str:
 
 def is_session(text: str) -> bool:
     """Whether a folder name means one session of the subject that its parent folder is."""
-    return bool(_SESSION.fullmatch(text) or date_of(text))
+    return bool(_SESSION.fullmatch(text) or dated(text))
+
+
+def dated(text: str) -> str:
+    """The date of a name that says nothing beside it (``exam_2019-03-12``, ``20190312-1``), else empty."""
+    if date_of(text) or not any(letter.isdigit() for letter in text):
+        return date_of(text)
+    found = [""]
+    for gap in _SEPARATOR.finditer(text):
+        head, tail = text[: gap.start()], text[gap.end() :]
+        for date, rest in ((head, tail), (tail, head)):
+            if date_of(date) and all(_BESIDE_A_DATE.fullmatch(word) for word in tokens(rest)):
+                found.append(date_of(date))
+    return max(found, key=len)
 
 
 def is_stage(text: str) -> bool:
-    """Whether all words of a name tell how images were processed: ``raw``, ``02_n4_bet``, ``Preprocessed_Data``."""
-    words = [word for word in tokens(text) if not word.isdigit() and word.lower() not in ("step", "stage", "data", "images", "t1w")]
-    return bool(words) and all(_STAGE.fullmatch(word) for word in words)
+    """Whether all words of a name tell how images were processed: ``raw``, ``02_n4_bet``, ``Preprocessed_Data``, ``BiasCorrected``.
+
+    A number may lead, as that of a step; behind a word it is a person's (``brain_001``).
+    """
+    words = tokens(text)
+    words = words[1:] if len(words) > 1 and words[0].isdigit() and len(words[0]) < 3 else words
+    words = [re.sub(r"^(step|stage)\d+$", r"\1", word, flags=re.IGNORECASE) for word in words]
+    words = [part for word in words for part in ([word] if _of_a_stage(word) else _CAMEL.findall(word) or [word])]
+    named = [word for word in words if _STAGE.fullmatch(word)]
+    return bool(named) and all(map(_of_a_stage, words))
+
+
+def _of_a_stage(word: str) -> bool:
+    return bool(_STAGE.fullmatch(word) or _STAGE_FILLER.fullmatch(word))
 
 
 def kind(text: str) -> Kind:
@@ -129,10 +175,10 @@ def split_session(name: str) -> tuple[str, str]:
             return match[1], match[2]
     ends = list(_SEPARATOR.finditer(name))
     for gap in ends:
-        stem, tail = name[: gap.start()], _inner(name[gap.end() :])
+        stem, tail = name[: gap.start()], inner(name[gap.end() :])
         sure = tail and (is_session(tail) or (_SHORT.fullmatch(tail) and _has_digit(stem) and not tail.isdigit()))
         if stem and sure and not is_session(stem):
-            return _trimmed(stem), date_of(tail) or tail
+            return _trimmed(stem), dated(tail) or tail
     for gap in ends:
         head, rest = name[: gap.start()], name[gap.end() :]
         if _has_digit(rest) and not is_session(rest) and (date_of(head) or _LEADING.fullmatch(head)):
@@ -143,6 +189,19 @@ def split_session(name: str) -> tuple[str, str]:
 def subject_of(case: str) -> str:
     """The subject that a case name belongs to: the name itself, without a time point where it says one."""
     return split_session(case)[0]
+
+
+def without_stage(name: str) -> str:
+    """A person's name without words at its ends that tell how images were processed: ``P001_n4_bet`` -> P001."""
+    short = name
+    while True:
+        parts = _SEPARATOR.split(short)
+        if len(parts) > 1 and _STAGE.fullmatch(parts[-1]):
+            short = short[: -len(parts[-1])].rstrip("-_. ")
+        elif len(parts) > 1 and _STAGE.fullmatch(parts[0]):
+            short = short[len(parts[0]) :].lstrip("-_. ")
+        else:
+            return short
 
 
 def starts_with_date(text: str) -> str:
@@ -161,7 +220,7 @@ def _says_nothing(word: str) -> bool:
     return bool(_CONTAINER.fullmatch(word) or _STAGE.fullmatch(word))
 
 
-def _inner(tail: str) -> str:
+def inner(tail: str) -> str:
     """A tail without the words at its ends that say nothing: ``MR_d0129_brain`` -> d0129."""
     while True:
         parts = _SEPARATOR.split(tail)

@@ -162,7 +162,8 @@ def describe(cohort: Cohort) -> dict[str, Any]:
         paths or None, ``reasons`` is contrast -> why that file, ``passed_over`` is [{path, why}], paths are relative to the
         root, and ``grid`` is words, or ``differs`` with the contrasts of each grid;
         ``missing``: contrast -> names of the cases without it; ``grids``: [{shape, spacing, orientation, images}],
-        the most frequent first; ``splits``: split -> number of cases; ``problems``: lines.
+        the most frequent first; ``splits``: split -> number of cases; ``problems``: lines; ``doubts``: [{cases, why, fix}], cases
+        that may be of one person.
     """
     problems = [*map(str, cohort.doubts), *cohort.problems]
     base = cohort.root.parent if cohort.root.is_file() else cohort.root
@@ -209,6 +210,7 @@ def describe(cohort: Cohort) -> dict[str, Any]:
         ],
         "splits": {name: sum(case.split == name for case in cohort.cases) for name in SPLITS},
         "problems": problems,
+        "doubts": [{"cases": list(map(list, doubt.groups)), "why": doubt.why, "fix": doubt.fix} for doubt in cohort.doubts],
     }
 
 

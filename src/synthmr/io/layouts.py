@@ -16,7 +16,7 @@ from pathlib import Path
 from synthmr.case import Case, Doubt, name_fault
 from synthmr.contrasts import MASK, SEGMENTATION
 from synthmr.errors import DataError, shown
-from synthmr.io.folder_words import is_session, kind, split_session, tokens
+from synthmr.io.folder_words import PERSON, SERIES, is_session, kind, split_session, tokens
 from synthmr.io.grammar import is_bare
 from synthmr.io.members import Member, clean, doubts_of, told
 from synthmr.io.naming import Name, Problems, parse_name, some
@@ -180,7 +180,9 @@ def folder_cases(root: Path, reading: Reading, problems: Problems) -> tuple[list
         return _cases(root, told(root, groups, wrappers, pattern, problems), reading, problems), []
     keys = list(groups)
     places = [Place(_parts(root, folder, wrappers), prefix) for folder, prefix in keys]
-    identities, guesses = identify(places, *_root_name(root))
+    identities, guesses, notes = identify(places, *_root_name(root))
+    for note in notes:
+        problems.add("a common stem", note)
     members = [
         Member(identity, folder, prefix, groups[folder, prefix])
         for (folder, prefix), identity in zip(keys, identities, strict=True)
@@ -236,7 +238,23 @@ def _wrappers(root: Path, found: Sequence[Found], aliases: Mapping[str, str] | N
         numbered = all(word.isdigit() or not any(letter.isdigit() for letter in word) for word in tokens(name.prefix))
         if (contrasts == {name.contrast} and numbered) or (plain and len(folder.name) > 2):
             wrappers.add(folder)
-    return wrappers
+    return wrappers | _series(root, found)
+
+
+def _series(root: Path, found: Sequence[Found]) -> set[Path]:
+    """Folders of one image each, called by a number of its series, whose neighbours hold the other contrasts of one visit."""
+    alone: dict[Path, list[str]] = {}
+    for item in found:
+        if item.name.contrast not in LABELS:
+            alone.setdefault(item.path.parent, []).append(item.name.contrast)
+    together: dict[Path, dict[Path, str]] = {}
+    for folder, contrasts in alone.items():
+        above = folder.parent.name
+        named = SERIES.fullmatch(folder.name) and kind(folder.name) == "name"
+        told = kind(above) in ("session", "maybe session") or PERSON.fullmatch(above) or SERIES.fullmatch(above)
+        if len(contrasts) == 1 and named and folder.parent not in (root, root.parent) and told:
+            together.setdefault(folder.parent, {})[folder] = contrasts[0]
+    return {folder for each in together.values() if len(each) > 1 and len(set(each.values())) == len(each) for folder in each}
 
 
 def _cases(root: Path, members: Sequence[Member], reading: Reading, problems: Problems) -> list[Case]:
@@ -307,25 +325,38 @@ def _by_prefix(items: Sequence[Found], root: Path, folder: Path) -> dict[str, li
     if not images and folder != root:  # a folder of label maps: each belongs to the case that its name says
         alone: dict[str, list[Found]] = {}
         for item in items:
-            alone.setdefault(item.name.prefix, []).append(item)
+            alone.setdefault(_case_words(item), []).append(item)
         return alone
     if max(Counter(item.name.contrast for item in images).values(), default=0) < 2:
         return {"": list(items)}
     parts: dict[str, list[Found]] = {}
     for item in images:
-        parts.setdefault(item.name.prefix, []).append(item)
+        parts.setdefault(_case_words(item), []).append(item)
     if len(parts) < 2 or "" in parts:
         return {"": list(items)}
     below = folder.relative_to(root).parts if folder != root else ()
     flat = all(kind(part) in ("container", "split", "stage", "session") for part in below)
     counts = [len({item.name.contrast for item in part}) for part in parts.values()]
-    if not flat and min(counts) < 2 and not all(is_session(prefix) or split_session(prefix)[1] for prefix in parts):
+    clear = all(is_session(prefix) or split_session(prefix)[1] or PERSON.fullmatch(prefix) for prefix in parts)
+    if not flat and min(counts) < 2 and not clear:
         return {"": list(items)}
     for item in items:
         if item.name.contrast in LABELS:
-            for prefix in [item.name.prefix] if item.name.prefix in parts else parts if not item.name.prefix else []:
+            words = _case_words(item)
+            for prefix in [words] if words in parts else parts if not words else []:
                 parts[prefix].append(item)
     return parts
+
+
+def _case_words(item: Found) -> str:
+    """What a file's name says of its case: what stands before the contrast, and a session behind it (T1_2019-03-12)."""
+    pieces = item.name.tail.replace("-", "_-_").replace(".", "_._").split("_") if item.name.tail else []
+    for first in range(len(pieces)):
+        for last in range(len(pieces), first, -1):
+            session = "_".join(pieces[first:last]).replace("_-_", "-").replace("_._", ".")
+            if is_session(session):
+                return f"{item.name.prefix}_{session}".strip("_")
+    return item.name.prefix
 
 
 def _drop_nested(root: Path, groups: Groups, problems: Problems) -> Groups:
@@ -341,8 +372,11 @@ def _drop_nested(root: Path, groups: Groups, problems: Problems) -> Groups:
     for (folder, prefix), items in groups.items():
         if folder == root and root not in homes:
             beside += items
-        elif any(parent in homes for parent in folder.parents if parent == root or root in parent.parents):
-            nested += items
+        elif above := [parent for parent in folder.parents if parent in homes]:
+            if any(is_session(part) for part in folder.relative_to(above[0]).parts):
+                kept[folder, prefix] = items  # a follow-up below the folder of the first visit
+            else:
+                nested += items
         else:
             kept[folder, prefix] = items
     for item in nested:

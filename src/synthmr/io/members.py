@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synthmr.case import Case, Doubt
-from synthmr.io.folder_words import date_of, kind, split_session
+from synthmr.io.folder_words import dated, inner, kind, split_session
 from synthmr.io.naming import Problems, some
 from synthmr.io.persons import Guess, Identity
 
@@ -124,11 +124,11 @@ def _left_over(
         before, after = text[: max(0, span[0] - begin)], text[max(0, span[1] - begin) :]
         untouched = span[1] <= begin or span[0] >= begin + len(text)
         for rest in (text,) if untouched else (before, after):
-            rest = rest.strip("-_. ")
+            rest = inner(rest.strip("-_. "))
             what = kind(rest) if rest else "container"
             if what in ("session", "maybe session"):
-                sessions.append(date_of(rest) or rest)
-            elif what == "name":
+                sessions.append(dated(rest) or rest)
+            elif what in ("name", "split"):
                 stem, session = split_session(rest)
                 if session and not untouched:
                     sessions.append(session)

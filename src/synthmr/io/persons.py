@@ -9,17 +9,29 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from synthmr.io.folder_words import GROUP, PERSON, date_of, is_session, is_stage, kind, split_session, starts_with_date, tokens
+from synthmr.io.folder_words import (
+    GROUP,
+    PERSON,
+    Kind,
+    dated,
+    is_session,
+    is_stage,
+    kind,
+    split_session,
+    starts_with_date,
+    tokens,
+    without_stage,
+)
 
 #: so many visits of one person are believed; more numbered names with one stem are persons
 MOST_VISITS = 12
 
 _IMAGE_NUMBER = re.compile(r"[IS]\d{4,}")
-_NUMBERED = re.compile(r"(?P<stem>.*\d)[-_. ](?P<tail>[A-Za-z]?\d{1,3}|[A-Za-z])")
+_NUMBERED = re.compile(r"(?P<stem>.*\d)(?:(?P<gap>[-_. ])(?P<tail>[A-Za-z]?\d{1,3}|[A-Za-z])|(?P<letter>[A-Za-z]))")
 _STEM_OF_A_DATA_SET = re.compile(r"(?:[A-Za-z]+20[0-3]\d|brats\d\d|mrbrains\d\d|adni\d|oas(?:is)?\d)", re.IGNORECASE)
 
 
@@ -84,11 +96,12 @@ class _Track:
     groups: list[str] = field(default_factory=list)
     sessions: list[str] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
     unclear: bool = False
-    root: bool = False
+    settled: bool = False
 
 
-def identify(places: Sequence[Place], root: str = "case", session: str = "") -> tuple[list[Identity], list[Guess]]:
+def identify(places: Sequence[Place], root: str = "case", session: str = "") -> tuple[list[Identity], list[Guess], list[str]]:
     """Say who is who.
 
     Args:
@@ -97,41 +110,58 @@ def identify(places: Sequence[Place], root: str = "case", session: str = "") -> 
         session: that the folder is, where it is one.
 
     Returns:
-        An identity a place, and what could not be told.
+        An identity a place; what could not be told; and lines about what was told by a rule that may fail.
     """
-    stages = _siblings_with_stages(places)
-    tracks = [_read(place, stages) for place in places]
-    guesses = [*_levels(tracks), *_numbered(tracks)]
+    said = _context(places)
+    tracks = [_read(place, said) for place in places]
+    _versions(tracks)
+    guesses = _levels(tracks)
+    unsure, notes = _numbered(tracks)
+    guesses += unsure
+    visits = [track for track in tracks if not track.names and track.sessions]
+    if len(visits) > MOST_VISITS:
+        notes.append(
+            f"{len(visits)} folders such as {visits[0].shown[0]} name a visit and no person, and are taken as visits of one"
+            " person; if they are persons, add --subject '^(?P<subject>[^/]+)'."
+        )
     for track in tracks:
         if not track.names:
-            track.names, track.written, track.depths, track.root = [root], [root], [0], True
+            track.names, track.written, track.depths, track.settled = [root], [root], [0], True
             if session:
-                _add_session(track, date_of(session) or session)
-                track.written = [f"{root}_{session}" if date_of(session) else session]
+                _add_session(track, dated(session) or session)
+                track.written = [f"{root}_{session}" if dated(session) else session]
     guesses += _same_names(tracks)
-    return [_identity(track) for track in tracks], [guess for guess in guesses if guess.groups]
+    return [_identity(track) for track in tracks], [guess for guess in guesses if guess.groups], notes
 
 
-def _siblings_with_stages(places: Iterable[Place]) -> bool:
-    """Whether stages of processing are named somewhere: then ``pre`` is one of them (WMH 2017), else it was before a treatment."""
+def _context(places: Iterable[Place]) -> dict[str, Kind]:
+    """Words whose meaning depends on the other folders: ``pre`` beside ``orig`` is a stage (WMH 2017), ``test`` beside ``retest`` a
+    visit.
+    """
     parts = {part.lower() for place in places for part in place.parts}
-    return "post" not in parts and any(is_stage(part) for part in parts)
+    said: dict[str, Kind] = {}
+    if "post" not in parts and any(is_stage(part) for part in parts):
+        said["pre"] = "stage"
+    if "retest" in parts or "rescan" in parts:
+        said |= {"test": "session", "scan": "session"}
+    return said
 
 
-def _read(place: Place, stages: bool) -> _Track:
+def _read(place: Place, said: Mapping[str, Kind]) -> _Track:
     """Sort the names of a place by what each says."""
     track = _Track(place)
-    kinds = ["stage" if stages and part.lower() == "pre" else kind(part) for part in place.parts]
+    kinds = [said.get(part.lower()) or kind(part) for part in place.parts]
     named = any(each == "name" for each in kinds)
     for depth, (part, each) in enumerate(zip(place.parts, kinds, strict=True)):
         if each == "split":
             track.groups.append(re.sub("^(?:images|labels)(?=[A-Z])", "", part))
         elif each == "session" or (each == "maybe session" and named):
-            _add_session(track, date_of(part) or part)
+            _add_session(track, dated(part) or part)
         elif each in ("name", "maybe session"):
             _add_name(track, part, depth)
     if place.prefix:
         _add_prefix(track, place)
+    track.stages = [part for part, each in zip(place.parts, kinds, strict=True) if each == "stage"]
     return track
 
 
@@ -151,7 +181,7 @@ def _add_name(track: _Track, part: str, depth: int) -> None:
         _add_session(track, date)
         return
     above = track.names[-1] if track.names else ""
-    rest = _after(above, stem) if above and any(letter.isdigit() for letter in above) else None
+    rest = _after(above, stem) if len(above) > 2 and any(letter.isdigit() for letter in above) else None
     if rest is None:
         track.names.append(stem)
         track.written.append(part if not session else stem)
@@ -178,9 +208,12 @@ def _add_prefix(track: _Track, place: Place) -> None:
     if not rest or is_stage(rest):
         return
     stem, session = split_session(rest)
+    if rest == prefix and PERSON.fullmatch(stem) and not PERSON.fullmatch(track.names[-1]):
+        _add_name(track, prefix, len(place.parts))  # a group's folder: Guys/IXI002-Guys-0828-T1.nii.gz
+        return
     label = rest if is_session(rest) or not session or stem not in track.names else session
     track.unclear = not (is_session(label) or kind(label) == "maybe session" or rest != prefix)
-    _add_session(track, date_of(label) or label)
+    _add_session(track, dated(label) or label)
 
 
 def _after(start: str, text: str) -> str | None:
@@ -190,6 +223,21 @@ def _after(start: str, text: str) -> str | None:
     if text.lower().startswith(start.lower()) and not text[len(start)].isalnum():
         return text[len(start) :].strip("-_. ")
     return None
+
+
+def _versions(tracks: Sequence[_Track]) -> None:
+    """Names that differ in their stage of processing alone (P001_raw, P001_bet) are one person's; a stage among persons is one."""
+    named = {track.place.parts[:-1] for track in tracks if track.names and track.depths[-1] == len(track.place.parts) - 1}
+    shared: dict[tuple[tuple[str, ...], str], set[str]] = defaultdict(set)
+    for track in tracks:
+        if not track.names and track.stages and track.place.parts[-1] == track.stages[-1] and track.place.parts[:-1] in named:
+            _add_name(track, track.stages[-1], len(track.place.parts) - 1)  # SS among other initials
+        if track.names:
+            shared[tuple(track.groups + track.names[:-1]), without_stage(track.names[-1])].add(track.names[-1])
+    for track in tracks:
+        stem = without_stage(track.names[-1]) if track.names else ""
+        if stem and len(shared[tuple(track.groups + track.names[:-1]), stem]) > 1:
+            track.names[-1] = track.written[-1] = stem
 
 
 # --- which level of folders is the person -------------------------------------------------------------------------
@@ -210,8 +258,12 @@ def _levels(tracks: Sequence[_Track]) -> list[Guess]:
                     _add_session(track, inner)
                 del track.names[1:], track.written[1:], track.depths[1:]
             else:
-                track.groups.append(track.names.pop(0))
+                outer = track.names.pop(0)
+                track.groups.append(outer)
                 del track.written[0], track.depths[0]
+                if verdict == "unsure":  # whichever is the person, the name says so
+                    track.names[0], track.written[0] = f"{outer}_{track.names[0]}", f"{outer}_{track.written[0]}"
+                    track.settled = True
     return guesses
 
 
@@ -248,10 +300,11 @@ def _person_level(pairs: set[tuple[str, str]]) -> Literal["outer", "inner", "uns
 
 
 def _unsure_level(tracks: Sequence[_Track], deep: Sequence[int]) -> Guess:
-    """All places below one outer name may be one person."""
+    """All places below one outer name may be one person, and so may all of one inner name."""
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number in deep:
-        groups[(*tracks[number].groups, tracks[number].names[0])].append(number)
+        groups["outer", *tracks[number].groups, tracks[number].names[0]].append(number)
+        groups["inner", tracks[number].names[1].lower()].append(number)
     first = tracks[deep[0]]
     outer, inner = first.depths[0], first.depths[1]
     why = f"folders such as {first.names[0]} may be a person each, with visits such as {first.names[1]}, or a group of persons"
@@ -272,16 +325,23 @@ def _flag(depth: int, session: bool = False) -> str:
 # --- numbered names -----------------------------------------------------------------------------------------------
 
 
-def _numbered(tracks: Sequence[_Track]) -> list[Guess]:
+def _numbered(tracks: Sequence[_Track]) -> tuple[list[Guess], list[str]]:
     """Names with a stem in common (training01_01, training01_02): visits of one person, unless it cannot be told."""
     alone = {track.names[0] for track in tracks if track.names}
     stems: dict[tuple[tuple[str, ...], str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    lettered: dict[tuple[tuple[str, ...], str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for number, track in enumerate(tracks):
-        match = _NUMBERED.fullmatch(track.names[0]) if track.names else None
+        match = _NUMBERED.fullmatch(track.names[0]) if track.names and not track.settled else None
         if match:
-            stems[tuple(track.groups), match["stem"]][match["tail"].lower()].append(number)
+            found = stems if match["gap"] or match["stem"] in alone else lettered
+            found[tuple(track.groups), match["stem"]][(match["tail"] or match["letter"]).lower()].append(number)
+    letters = [tails for (_, stem), tails in lettered.items() if stem not in alone]
+    if sum(len(tails) > 1 for tails in letters) >= 0.8 * len(letters):  # P01a, P01b, P02a, P02b; no numbers of other kinds
+        for key, tails in lettered.items():
+            stems[key].update(tails)
     all_stems = {stem for _, stem in stems}
     unsure: list[list[int]] = []
+    notes = []
     for (_, stem), tails in stems.items():
         if len(tails) < 2 and stem not in alone:
             continue
@@ -294,6 +354,10 @@ def _numbered(tracks: Sequence[_Track]) -> list[Guess]:
         if len(all_stems) == 1 and stem not in alone:
             unsure.append(members)
             continue
+        notes.append(
+            f"{stem} and its numbers {', '.join(sorted(tails))} are taken as visits of one person; if they are persons, add"
+            f" {_whole(tracks[members[0]])}."
+        )
         for number in members:
             track = tracks[number]
             whole = track.names[0]
@@ -302,16 +366,21 @@ def _numbered(tracks: Sequence[_Track]) -> list[Guess]:
             track.sessions.insert(0, tail)
             track.shown.insert(0, whole)
     if not unsure:
-        return []
+        return [], notes
     first = tracks[unsure[0][0]]
-    name, stem = first.names[0], str(first.names[0])[: str(first.names[0]).rindex(tokens(first.names[0])[-1])].rstrip("-_. ")
-    before = "[^/]+/" * first.depths[0]
-    end = "_" if first.place.prefix else "/"
-    each = f"--subject '^{before}(?P<subject>{re.escape(stem)}[-_. ][A-Za-z0-9]+){end}'"
-    fix = f"--subject '(?P<subject>{re.escape(stem)})' if {stem} is one person, {each} if each is one"
-    return [
-        Guess(_several(unsure), f"names such as {name} all start with {stem}, which may be one person with several visits", fix)
-    ]
+    name = first.names[0]
+    stem = name[: name.rindex(tokens(name)[-1])].rstrip("-_. ")
+    fix = f"--subject '(?P<subject>{re.escape(stem)})' if {stem} is one person, {_whole(first)} if each is one"
+    why = f"names such as {name} all start with {stem}, which may be one person with several visits"
+    return [Guess(_several(unsure), why, fix)], notes
+
+
+def _whole(track: _Track) -> str:
+    """A ``--subject`` that takes the whole of a numbered name for the person."""
+    before = "[^/]+/" * track.depths[0]
+    words = len(tokens(track.names[0]))
+    text = "[^-_. /]+[-_. ]" * (words - 1) + "[^-_. /]+" if track.place.prefix else "[^/]+"
+    return f"--subject '^{before}(?P<subject>{text})'"
 
 
 # --- one name below two parents -----------------------------------------------------------------------------------
@@ -321,7 +390,7 @@ def _same_names(tracks: Sequence[_Track]) -> list[Guess]:
     """Two folders of one name below different parents may be one person; they are told apart by their parents' names."""
     homes: dict[str, dict[tuple[str, ...], list[int]]] = defaultdict(lambda: defaultdict(list))
     for number, track in enumerate(tracks):
-        if not track.root:
+        if not track.settled:
             homes[track.names[0].lower()][tuple(track.groups)].append(number)
     groups = []
     for found in homes.values():

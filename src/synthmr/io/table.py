@@ -135,6 +135,13 @@ def apply_split(cases: list[Case], path: Path, problems: Problems) -> list[Case]
     """
     split = read_split_table(path)
     known = {case.name for case in cases} | {case.subject for case in cases}
+    loosely: dict[str, set[str]] = {}
+    for name in known:
+        loosely.setdefault(_loosely(name), set()).add(name)
+    for name in [name for name in split if name not in known]:  # participant_id 01 and session_id 02 for sub-01_ses-02
+        meant = loosely.get(_loosely(name), set())
+        if len(meant) == 1 and not meant & set(split):
+            split[meant.pop()] = split.pop(name)
     unknown = [name for name in split if name not in known]
     if len(unknown) == len(split):
         raise DataError(
@@ -150,6 +157,11 @@ def apply_split(cases: list[Case], path: Path, problems: Problems) -> list[Case]
             "case without a split", f"{some(without)} {verb} not in {path.name} and will not be used for training or scoring."
         )
     return cases
+
+
+def _loosely(name: str) -> str:
+    """A name without the ``sub-`` and ``ses-`` of BIDS, which tables may leave out."""
+    return re.sub(r"(?:^|(?<=_))(?:sub|ses)-", "", name.lower())
 
 
 @dataclass(frozen=True)
@@ -280,7 +292,7 @@ def _set(files: dict[str, Path], contrast: str, file: Path, where: str, problems
 def _finish(folder: Path, drafts: Mapping[str, _Draft], reading: Reading, problems: Problems) -> tuple[list[Case], list[Doubt]]:
     """Cases of the lines. The column of the subject says who is who, then ``--subject``, then the cases' names."""
     pattern = person_pattern(reading.subject)
-    identities, guesses = identify([Place((name,)) for name in drafts])
+    identities, guesses, notes = identify([Place((name,)) for name in drafts])
     members = []
     cases = []
     for (name, draft), found in zip(drafts.items(), identities, strict=True):
@@ -296,6 +308,8 @@ def _finish(folder: Path, drafts: Mapping[str, _Draft], reading: Reading, proble
         split = draft.words.get("split")
         cases.append(Case(name, subject, images, draft.files.get(MASK), draft.files.get(SEGMENTATION), split, session))
     said = pattern is not None or any("subject" in draft.words for draft in drafts.values())
+    for note in [] if said else notes:
+        problems.add("a common stem", note)
     by_name = [replace(case, session=case.name) for case in cases]
     return cases, [] if said else doubts_of(guesses, members, by_name)
 

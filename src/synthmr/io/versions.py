@@ -69,7 +69,9 @@ def settle(files: Sequence[Version], reading: Reading, label: bool = False) -> C
             left = fits or ([] if not label else left)
     if not left:
         words = " ".join(f"--entity {key}={value}" for key, value in reading.entities.items())
-        return Choice(None, f"none of them fits {words}", tuple(passed))
+        there = [(key, entities(file.stem).get(key.lower(), "")) for key in reading.entities for file in files]
+        offered = dict.fromkeys(f"--entity {key}={found}" for key, found in there if found)
+        return Choice(None, f"none of them fits {words}", tuple(passed), tuple(offered))
     for word in reading.prefer:
         fits = _having(left, word)
         if fits and len(fits) < len(left):
@@ -120,7 +122,7 @@ def _flags(files: Sequence[Version]) -> tuple[str, ...]:
     words = [_WORD.findall(file.below.as_posix().removesuffix(".gz").removesuffix(".nii")) for file in files]
     flags = []
     for number, mine in enumerate(words):
-        others = " ".join(word.lower() for other, each in enumerate(words) if other != number for word in each)
+        others = {word.lower() for other, each in enumerate(words) if other != number for word in each}
         own = [word for word in mine if word.lower() not in others]
         own.sort(key=lambda word: (not is_stage(word), word.isdigit()))
         flags += [f"--prefer {own[0]}"] if own else []
