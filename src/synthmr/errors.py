@@ -17,10 +17,20 @@ from collections.abc import Iterable
 from typing import Any
 
 
+def one_line(text: str) -> str:
+    """A text as one line that any terminal shows: control characters and halves of characters are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 class SynthmrError(Exception):
-    """Root of all errors that synthmr raises on purpose."""
+    """Root of all errors that synthmr raises on purpose. What a message quotes of a file or a name never breaks its line."""
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
 
 
 class DataError(SynthmrError):

@@ -322,9 +322,16 @@ def write_image(folder: Path, volume: Volume) -> None:
         "grid": {"shape": list(volume.shape), "affine": np.asarray(volume.affine, float).tolist()},
     }
     folder.mkdir()
-    np.save(folder / "voxels.npy", np.asfortranarray(voxels), allow_pickle=False)
+    _save(folder / "voxels.npy", np.asfortranarray(voxels))
     Bits.of(filled, {}).save(folder / "foreground.npz")
     (folder / "about.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """`numpy.save` of an array in Fortran order, whose error on a full disk says that it is one."""
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+        stream.write(array.reshape(-1, order="F").data)
 
 
 def read_about(folder: Path) -> dict[str, Any]:

@@ -124,6 +124,8 @@ def read_pair(pair: Pair) -> ReadPair:
     alike = one_order({words: volumes[name] for words, name in named.items()})
     nifti.check_same_grid(alike)
     volumes = {name: alike[words] for words, name in named.items()}
+    if pair.segmentation is not None:
+        check_labels(volumes["segmentation"].array, pair.segmentation)
     notes = [f"{files[name]}: {note}" for name, volume in volumes.items() for note in volume.notes]
     turn = orient.fit(volumes["truth"].shape, volumes["truth"].affine)
     arrays = {name: orient.apply(volume.array, turn) for name, volume in volumes.items()}
@@ -160,7 +162,6 @@ def _load(name: str, path: Path, pair: Pair) -> Volume:
 
     if name == "segmentation":
         volume = load_labels(path, "", True) if pair.nan_to_zero else nifti.load(path, np.int32)
-        check_labels(volume.array, path)
         return replace(volume, array=np.rint(volume.array).astype(np.int32)) if pair.nan_to_zero else volume
     if name == "mask":
         return load_labels(path, "", pair.nan_to_zero)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from synthmr.errors import one_line
 from synthmr.io.folder_words import is_session, subject_of
 from synthmr.io.grammar import Name, is_synthetic, parse_name
 
@@ -44,11 +45,6 @@ def run_number(stem: str) -> int | None:
 def without_run(stem: str) -> str:
     """The name without its ``run-2`` entity."""
     return _RUN.sub("", stem)
-
-
-def one_line(text: str) -> str:
-    """A text as one line that any terminal shows: control characters and halves of characters are escaped."""
-    return "".join(each if each.isprintable() or each == " " else each.encode("unicode_escape").decode() for each in text)
 
 
 @dataclass

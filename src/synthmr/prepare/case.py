@@ -162,19 +162,20 @@ def oriented(
         named[f"mask of case {name}"] = mask
     if segmentation is not None:
         named[f"segmentation of case {name}"] = segmentation
-    alike = one_order(named)
-    check_same_grid(alike)
+    # a kept prediction can be of files that were called another case: what is noted names contrasts alone
+    alike = one_order({words.removesuffix(f" of case {name}"): volume for words, volume in named.items()})
+    check_same_grid({f"{word} of case {name}": volume for word, volume in alike.items()})
     first = next(iter(alike.values()))
     turn = orient.fit(first.shape, first.affine)
-    told = [f"{word}: {volume.notes[-1]}" for word, volume in alike.items() if volume is not named[word]]
-    told += [f"{word}: {note}" for word, volume in named.items() for note in volume.notes if note.endswith(NOTE)]
+    told = [f"{word}: {volume.notes[-1]}" for word, volume in alike.items() if volume is not named[f"{word} of case {name}"]]
+    told += [f"{word}: {note}" for word, volume in alike.items() for note in volume.notes if note.endswith(NOTE)]
     if told:
         turn["notice"] = " ".join(told)
-    arrays = {contrast: orient.apply(alike[f"{contrast} of case {name}"].array, turn) for contrast in volumes}
-    given = orient.apply(alike[f"mask of case {name}"].array, turn) if mask is not None else None
+    arrays = {contrast: orient.apply(alike[contrast].array, turn) for contrast in volumes}
+    given = orient.apply(alike["mask"].array, turn) if mask is not None else None
     labels = None
     if segmentation is not None:
-        labels = np.rint(orient.apply(alike[f"segmentation of case {name}"].array, turn)).astype(np.int32)
+        labels = np.rint(orient.apply(alike["segmentation"].array, turn)).astype(np.int32)
     return arrays, given, labels, orient.apply_affine(first.affine, turn), [turn]
 
 
