@@ -92,7 +92,11 @@ def test_score_of_regions_with_labels(verb: Verb, files: dict[str, Path]) -> Non
     given = ("--mask", files["mask"], "--segmentation", files["labels"], "--regions", "--protocol", "brasyn", "--json")
     found = json.loads(verb("score", files["guess"], files["truth"], *given).stdout)
     rows = found["scores"]
-    assert found["labels"] == {"guess": {"convention": "lesion", "labels": {"1": "lesion"}}}
+    assert found["labels"] == {
+        "name": "lesion",
+        "why": "label 1 alone is read as a lesion mask",
+        "parts": {"lesion": {"guess": 64}},
+    }
     keys = [(row["protocol"], row["region"], row["metric"]) for row in rows]
     assert len(set(keys)) == len(keys) and ("brasyn", "non-lesion", "ssim") in keys and ("brasyn", "axial", "slice_jump") in keys
 

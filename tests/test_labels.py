@@ -32,6 +32,10 @@ CLASS_OF = {
     "brats2015": {0: 0, 1: 1, 2: 2, 3: 1, 4: 3},
     "brats2023": {0: 0, 1: 1, 2: 2, 3: 3},
     "brats-post-treatment": {0: 0, 1: 1, 2: 2, 3: 3, 4: 0},
+    "brats-ped": {0: 0, 1: 3, 2: 1, 3: 1, 4: 2},
+    "msd-brain": {0: 0, 1: 2, 2: 1, 3: 3},
+    "brats2012": {0: 0, 1: 1, 2: 2},
+    "hd-glio": {0: 0, 1: 2, 2: 1},
     "lesion": {0: 0, 1: 1, 2: 1, 250: 1},
     "tissue": {0: 0, 1: 1, 2: 2, 3: 3},
 }
@@ -53,9 +57,11 @@ def test_every_entry_is_found_and_called_as_its_file() -> None:
         assert found.name == name and found.source and set(found.labels.values()) <= set(PARTS)
         assert all(hint == hint.lower() for hint in found.hints)
         assert get(found) is found and get(name) is found
-    orders = [get(name).order for name in conventions()]
-    ranked = [order for order in orders if order is not None]
-    assert orders == [*sorted(set(ranked)), *[None] * (len(orders) - len(ranked))]  # one each, and those without last
+    tumours = [get(name).is_tumour for name in conventions()]
+    assert tumours == sorted(tumours, reverse=True) and sum(tumours) == 6  # those of tumours first
+    # each says something else, or nobody could tell by name what is meant
+    meanings = [(tuple(sorted(get(name).labels.items())), get(name).others) for name in conventions()]
+    assert len(set(meanings)) == len(meanings)
 
 
 @pytest.mark.parametrize("name", sorted(CLASS_OF))
@@ -83,6 +89,14 @@ def test_regions_are_unions_of_parts() -> None:
     labels = np.arange(5).reshape(5, 1, 1)
     treated = get("brats-post-treatment")
     assert treated.regions == ("WT", "TC", "ET", "background", "necrosis", "edema", "enhancing", "cavity")
+    assert treated.scored == ("WT", "TC", "ET", "cavity") and get("brats-ped").scored == ("WT", "TC", "ET", "cyst")
+    # what is one label with oedema is no core, and what is not divided has no enhancing part
+    assert get("hd-glio").unions == ("WT", "ET") and get("brats2012").unions == ("WT", "TC")
+    assert get("brats-men-rt").unions == ("WT",) and get("phantom").unions == ("WT", "TC", "ET") and get("lesion").unions == ()
+    assert [sorted(get("brats-ped").members(name, range(5))) for name in ("WT", "TC", "ET", "cyst", "lesion")] == [
+        [1, 2, 3, 4], [1, 2, 3], [1], [3], [1, 2, 3, 4],
+    ]  # fmt: skip
+    assert sorted(get("freesurfer").members("lesion", (0, 2, 3, 25, 77, 1001))) == [25, 77]
     found = {name: np.flatnonzero(treated.region(labels, name)).tolist() for name in treated.regions}
     assert found == {
         "WT": [1, 2, 3], "TC": [1, 3], "ET": [3],
@@ -99,7 +113,8 @@ def test_regions_are_unions_of_parts() -> None:
 
 
 def test_class_names_are_the_four_of_a_tumour_or_the_parts(tmp_path: Path) -> None:
-    assert all(get(name).class_names == CLASSES for name in conventions() if name.startswith("brats"))
+    assert all(get(name).class_names == CLASSES for name in conventions() if get(name).is_tumour)
+    assert get("brats2012").class_names == ("background", "edema", "core")
     assert get("lesion").class_names == ("background", "lesion")
     assert get("tissue").class_names == ("background", "csf", "gm", "wm")
     mixed = get(own(tmp_path, "labels: {1: lesion, 2: cavity, 3: gm, 4: edema}"))
@@ -118,6 +133,8 @@ def test_large_labels_and_labels_not_listed_one_by_one(tmp_path: Path) -> None:
     assert found.numbers(np.array([2, 3])).tolist() == [1000, 41] and found.numbers(np.array([2])).dtype == np.int32
     with pytest.raises(DataError, match="label -1, and own has 0, 41, 1000 and what is above"):
         found.classes(np.array([-1]))
+    spread = get(own(tmp_path, "labels: {1-3: gm, 1000-1035: wm}\norder: 3"))  # older files say an order
+    assert sorted(spread.labels) == [0, 1, 2, 3, *range(1000, 1036)] and spread.part(1035) == "wm"
     with pytest.raises(DataError, match="1 is no class of convention own, which has background, lesion, gm, wm"):
         found.numbers(np.array([1]))  # no label is listed that means lesion
 
@@ -125,7 +142,7 @@ def test_large_labels_and_labels_not_listed_one_by_one(tmp_path: Path) -> None:
 def test_what_needs_a_tumour_refuses_other_conventions() -> None:
     assert tumour("brats2023") is get("brats2023")
     with pytest.raises(
-        UsageError, match="tissue has background, csf, gm, wm, no tumour; those of tumours are brats2017, brats2023"
+        UsageError, match=r"tissue has background, csf, gm, wm, no tumour; those of tumours are .*brats2015, brats2017, brats2023"
     ):
         to_classes(np.array([0, 1]), "tissue")
 
@@ -137,24 +154,27 @@ def test_what_needs_a_tumour_refuses_other_conventions() -> None:
     ("labels", "files", "convention"),
     [
         ((0, 1, 2, 3, 4), ["x/BraTS-GLI-00005-100-seg.nii.gz", "BraTS-GLI-02405-101-seg.nii.gz"], "brats-post-treatment"),
-        ((0, 1, 2, 3, 4), ["BraTS-GLI-00005-100-seg.nii.gz", "case-2-seg.nii.gz"], "brats2015"),  # not all files say so
         ((0, 2, 3), ["VSD.Brain_3more.XX.O.OT.54515.nii.gz"], "brats2015"),  # labels alone: 2023
         ((0, 1, 2, 3), ["BraTS-GLI-00000-000-seg.nii.gz"], "brats2023"),
         ((0, 1, 2, 4), ["BraTS-GLI-00000-000-seg.nii.gz"], "brats2017"),  # the labels come first
         ((0, 1), ["sub-01_lesion.nii.gz"], "lesion"),
         ((0, 1, 9), ["sub-01_lesion.nii.gz"], "lesion"),
         ((0, 1, 2, 3), [Path("sub-001/tissue.nii.gz")], "tissue"),
-        ((0, 1), ["seg.nii.gz"], "brats2017"),
-        ((0, 1, 2, 3), [], "brats2023"),
+        ((0, 1), ["seg.nii.gz"], "lesion"),
+        ((0, 1, 2, 4), [], "brats2017"),
     ],
 )
-def test_labels_decide_then_file_names(labels: tuple[int, ...], files: list[str | Path], convention: str) -> None:
+def test_names_decide_then_labels(labels: tuple[int, ...], files: list[str | Path], convention: str) -> None:
     assert convention_of(iter(labels), iter(files)) == convention
 
 
-def test_labels_of_no_convention_are_named() -> None:
-    with pytest.raises(DataError, match=r"holds label 5, 9, which is no BraTS tumour label; allowed are 0, 1, 2, 4"):
-        convention_of((0, 1, 5, 9))
+def test_what_cannot_be_known_is_not_guessed() -> None:
+    with pytest.raises(
+        DataError, match=r"no convention has labels 300, 301, so only the lesion can be scored; say which with --labels"
+    ):
+        convention_of((0, 300, 301))
+    with pytest.raises(DataError, match=r"^labels 1, 2, 3, 4 could be brats-ped, brats-post-treatment, brats2015, .*--labels NAME"):
+        convention_of((0, 1, 2, 3, 4), ["BraTS-GLI-00005-100-seg.nii.gz", "case-2-seg.nii.gz"])  # not all files say so
     with pytest.raises(DataError, match="label -3"):
         convention_of((-3, 0), ["lesion.nii.gz"])
 
@@ -190,7 +210,11 @@ def test_a_result_says_what_its_labels_mean(tmp_path: Path) -> None:
         ("name: own", "labels is a mapping of numbers to parts"),
         ("label: {1: edema}", "unknown key 'label': did you mean labels?"),
         ("labels: {1: edema}\nhints: x", "hints='x' is no list of file-name patterns"),
-        ("labels: {1: edema}\norder: first", "order='first' is no whole number"),
+        ("labels: {1: edema}\nsure: [2]", "sure=[2] is no list of labels above 0 that stand under labels"),
+        ("labels: {1: edema}\nsure: 1", "sure=1 is no list"),
+        ("labels: {1-3: edema, 2: lesion}", "label 2 stands there twice"),
+        ("labels: {3-1: edema}", "label '3-1' is no number"),
+        ("labels: {1-: edema}", "label '1-' is no number"),
         ("edema", "is no label convention"),
         ("labels: {1: edema", "cannot be read as YAML"),
         ("{[1]: x}", "YAML"),
@@ -215,7 +239,7 @@ def test_a_file_that_is_not_there_and_an_unknown_name_are_refused(tmp_path: Path
 
 def test_labels_are_read_without_loading_torch() -> None:
     code = (
-        "import sys, synthmr.labels as labels; labels.get('brats2017').classes(labels.np.arange(3));"
+        "import sys, numpy as np, synthmr.labels as labels; labels.get('brats2017').classes(np.arange(3));"
         " sys.exit(bool({'torch', 'scipy', 'nibabel'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -170,9 +170,10 @@ def test_scored_classes_keep_the_largest_tumour_and_read_labels_as_the_run_does(
     labels = np.zeros_like(case.segmentation)
     labels[8, 8, 2] = 3
     case = replace(case, images={**case.images, "T1w": image}, segmentation=labels)
-    predicted, truth = tumour_classes(method, case)
+    newer = type("Newer", (Known,), {"label_convention": "brats2023"})()
+    predicted, truth = tumour_classes(newer, case)
     assert predicted[8, 8, 2] == 0 and (predicted == 3).sum() == 8
-    assert truth[8, 8, 2] == 3  # no 4: of 2023
+    assert truth[8, 8, 2] == 3
     older = type("Older", (Known,), {"label_convention": "brats2015"})()
     assert tumour_classes(older, case)[1][8, 8, 2] == 1
 
@@ -292,6 +293,9 @@ def test_maps_as_files(run: Path, data: Path, synthmr: Run, tmp_path: Path, call
         expected = {TARGET: "scanner-like units", "segmentation": "labels: 1 necrosis and non-enhancing, 2 edema, 4 enhancing"}
         assert record["settings"]["units"].startswith(expected.get(label, "a share between 0 and 1"))
         assert is_synthetic(stem), "it would be taken for an acquired image"
+        written = {"0": "background", "1": "necrosis", "2": "edema", "4": "enhancing"}
+        found = {"convention": "brats2017", "labels": written} if label == "segmentation" else None
+        assert record["settings"].get("labels") == found
 
     shares = np.stack([voxels(out / f"{stem}.nii.gz") for stem in attention.values()])
     np.testing.assert_allclose(shares.sum(0)[brain], 1, atol=1e-5)

@@ -140,7 +140,13 @@ def test_every_number_that_synthmr_prints_is_registered() -> None:
 
 def test_results_as_frame_and_data(monkeypatch: pytest.MonkeyPatch) -> None:
     warning = LintWarning("units", "", "a", "text")
-    one = ScoreResult(rows_of(a=[1.0]), [warning], ["left"], {"s00": {"convention": "lesion", "labels": {}}})
+    one = ScoreResult(rows_of(a=[1.0]), [warning], ["left"], {"name": "lesion", "why": "so", "parts": {"lesion": {"s00": 4}}})
+    other = ScoreResult([], labels={"name": "brats2023", "why": "and so", "parts": {"lesion": {"s01": 5}, "ET": {"s01": 1}}})
+    assert join([one, other]).labels == {
+        "name": None,
+        "why": "so; and so",
+        "parts": {"lesion": {"s00": 4, "s01": 5}, "ET": {"s01": 1}},
+    }
     both = join([one, ScoreResult(rows_of(b=[2.0]), [warning], [], None, ["odd"], ["pair"])])
     assert [row.method for row in both.rows] == ["a", "b"] and both.failed == ["pair"]
     data = both.as_dict()

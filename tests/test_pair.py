@@ -35,6 +35,7 @@ def head(seed: int = 0, centre: float = 0.1, shape: tuple[int, int, int] = SHAPE
     lesion = np.zeros(shape, np.float32)
     lesion[14:19, 13:18, 12:17] = 1
     lesion[15:17, 14:16, 13:15] = 4
+    lesion[14, 13, 12] = 2
     return {"prediction": guess, "truth": truth, "mask": mask.astype(np.float32), "segmentation": lesion}
 
 
@@ -179,7 +180,7 @@ def test_regions(files: dict[str, Path]) -> None:
     values = table(found)
     arrays = head()
     scored = read_pair(pair_of(files)).scored
-    assert scored.labels is not None and set(np.unique(scored.labels)) == {0, 1, 4}
+    assert scored.labels is not None and set(np.unique(scored.labels)) == {0, 1, 2, 4}
     lesion = (arrays["segmentation"] > 0) & (arrays["mask"] > 0)
     error = (scored.prediction - scored.truth)[lesion].astype(float)
     assert values["masked-volume", "lesion", "psnr"] == pytest.approx(-10 * math.log10(np.mean(error**2)), abs=1e-5)

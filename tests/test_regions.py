@@ -11,7 +11,7 @@ import pytest
 
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.regions import bright_threshold, consistency, false_lesion, region_masks, seam_score, slice_consistency
-from synthmr.labels import get
+from synthmr.labels import decide, get
 
 Volumes = tuple[np.ndarray, np.ndarray]
 
@@ -77,7 +77,9 @@ def test_tumour_parts_of_brats_labels(label_of: dict[str, int], present: str, dt
     labels[0:6, 3:9, 3:9] = label_of["edema"]  # one layer outside the mask
     labels[2:5, 4:8, 4:8] = label_of["necrosis"]
     labels[3:4, 5:7, 5:7] = label_of["enhancing"]
-    for convention in ("auto", present):
+    for convention in (
+        ("auto", present) if present == "brats2017" else (present, decide(label_of.values(), ["BraTS-GLI-00000-000-seg"]))
+    ):
         found = region_masks(mask, labels, convention=convention)
         assert list(found) == ["brain", "boundary", "lesion", "non-lesion", "WT", "TC", "ET"]
         counts = {name: int(found[name].sum()) for name in ("lesion", "WT", "TC", "ET")}
@@ -85,6 +87,8 @@ def test_tumour_parts_of_brats_labels(label_of: dict[str, int], present: str, dt
         assert (found["lesion"] ^ found["non-lesion"] == mask).all()
         assert all(part.dtype == bool and not (part & ~mask).any() for part in found.values())
     assert "WT" not in region_masks(mask, labels, convention=None)
+    # 1, 2 and 3 mean one thing in one year and another in another
+    assert ("WT" in region_masks(mask, labels)) == (present == "brats2017")
 
 
 def test_labels_of_no_tumour_give_no_parts() -> None:
@@ -104,7 +108,8 @@ def test_empty_regions_are_left_out() -> None:
     labels[0] = 2  # outside the mask
     assert list(region_masks(mask, labels)) == ["brain", "boundary", "non-lesion"]
     labels[3] = 2
-    assert list(region_masks(mask, labels)) == ["brain", "boundary", "lesion", "non-lesion", "WT"]
+    assert list(region_masks(mask, labels)) == ["brain", "boundary", "lesion", "non-lesion"]
+    assert list(region_masks(mask, labels, convention="brats2017")) == ["brain", "boundary", "lesion", "non-lesion", "WT"]
     labels[:] = 2
     assert "non-lesion" not in region_masks(mask, labels)
 
@@ -131,7 +136,8 @@ def test_a_convention_of_ones_own_gives_its_regions_from_a_yaml_file(tmp_path: P
     mask, labels = cube(), np.zeros((12, 13, 14), np.int16)
     labels[2], labels[3], labels[4], labels[5] = 7, 9, 12, 30
     found = region_masks(mask, labels, convention=path)
-    assert list(found) == ["brain", "boundary", "lesion", "non-lesion", "WT", "TC", "ET"]
+    assert list(found) == ["brain", "boundary", "lesion", "non-lesion", "WT", "TC", "ET", "cavity"]
+    assert (found["cavity"] == (mask & (labels == 30))).all()
     assert (found["ET"] == (mask & (labels == 7))).all() and (found["TC"] == found["ET"]).all()
     assert (found["WT"] == (mask & np.isin(labels, [7, 9]))).all()
     assert (found["lesion"] == (mask & np.isin(labels, [7, 9, 30]))).all()
@@ -155,6 +161,8 @@ def test_regions_of_a_named_convention_are_those_of_the_labels() -> None:
     found = region_masks(mask, labels, convention="lesion")
     assert list(found) == ["brain", "boundary", "lesion", "non-lesion"]
     assert (found["lesion"] == (mask & (labels > 0))).all()
+    found = region_masks(mask, labels, convention="brats-ped")
+    assert (found["ET"] == (mask & (labels == 1))).all() and (found["WT"] == (mask & (labels > 0))).all() and "cyst" not in found
     found = region_masks(mask, labels, convention="brats-post-treatment")  # a cavity is no healthy brain, and no tumour
     assert (found["lesion"] == (mask & (labels > 0))).all() and (found["WT"] == (mask & (labels == 1))).all()
 

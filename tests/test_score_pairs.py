@@ -98,7 +98,13 @@ def test_the_segmentation_of_the_truths_case_is_used_and_read_as_said(truths: Pa
     write_case(tmp_path / "made", {f"{CASES[0]}_desc-synth_FLAIR": brains(0)["guess"]})
     found = pipeline.score(tmp_path / "made", truths, protocols=["brasyn"])
     assert {row.region for row in found.rows} == {"lesion", "non-lesion"}
-    assert found.labels == {CASES[0]: {"convention": "brats2017", "labels": {"1": "necrosis", "4": "enhancing"}}}
+    assert found.labels is not None and found.labels["name"] == "brats2017"
+    assert found.labels["why"] == "labels 1, 4 read as brats2017, as said by BraTS20_001_seg.nii.gz"
+    sizes = {
+        name: {CASES[0]: size}
+        for name, size in {"lesion": 27, "WT": 27, "TC": 27, "ET": 26, "necrosis": 1, "enhancing": 26}.items()
+    }
+    assert found.labels["parts"] == sizes
 
 
 def test_one_bad_pair_costs_that_pair_and_what_has_no_partner_is_named(truths: Path, tmp_path: Path) -> None:

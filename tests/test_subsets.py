@@ -98,6 +98,8 @@ def test_a_row_for_each_target(runs: Mapping[str, Path], data: Path) -> None:
         ("milr", {"protocol": "maskd-volume"}, "did you mean masked-volume"),
         ("milr", {"protocol": "all"}, "the table of subsets is of one protocol"),
         ("milr", {"split": "tset"}, "did you mean test"),
+        ("milr", {"labels": "brats2017"}, r"labels are named .brats2017., and no case has a segmentation"),
+        ("milr", {"labels": "brats217", "protocol": "brasyn"}, "no case has a segmentation"),
     ],
 )
 def test_wrong_words(runs: Mapping[str, Path], data: Path, run: str, more: dict[str, Any], words: str) -> None:

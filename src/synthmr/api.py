@@ -294,6 +294,7 @@ def evaluate(
     metrics: Words | None = None,
     regions: bool = False,
     tissue: str = "",
+    labels: AnyPath = "auto",
     mode: str = "slices",
     precision: str = "auto",
     plane: str = "",
@@ -316,6 +317,7 @@ def evaluate(
         metrics: others than the protocols' own.
         regions: score lesion, tissue and boundary apart too.
         tissue: with ``regions``, file name of tissue labels with ``{case}`` in it.
+        labels: what segmentations mean: a name of `synthmr.labels.conventions`, your own YAML file, or auto (by names and labels).
         mode: slices (whole) or patches (overlapping, blended).
         precision: auto, 32 or bf16.
         plane: axial, coronal or sagittal slices; empty: as in training.
@@ -333,7 +335,7 @@ def evaluate(
 
     Raises:
         UsageError: an unknown word, or runs whose numbers do not compare.
-        DataError: a case that cannot be read, or that lacks the truth.
+        DataError: a case that cannot be read, or that lacks the truth; labels that are not of the convention that is named.
     """
     return pipeline.evaluate(
         _paths(runs),
@@ -347,6 +349,7 @@ def evaluate(
         tissue=tissue,
         device=device,
         keep=keep,
+        labels=str(labels),
     )
 
 
@@ -428,6 +431,7 @@ def score(
     metrics: Words | None = None,
     regions: bool = False,
     tissue: AnyPath | None = None,
+    labels: AnyPath = "auto",
     as_written: bool = False,
 ) -> ScoreResult:
     """Score NIfTI files against others, from whatever tool, without a run.
@@ -441,6 +445,7 @@ def score(
         metrics: others than the protocols' own.
         regions: score lesion, tissue and boundary apart too.
         tissue: with ``regions``, tissue labels (1 CSF, 2 grey, 3 white matter).
+        labels: what segmentations mean: a name of `synthmr.labels.conventions`, your own YAML file, or auto (by names and labels).
         as_written: score the voxels of our own files as they are, not in the units that their sidecar names.
 
     Raises:
@@ -457,6 +462,7 @@ def score(
         regions,
         tissue=optional(tissue),
         as_written=as_written,
+        labels=str(labels),
     )
 
 

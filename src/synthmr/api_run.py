@@ -137,16 +137,20 @@ class Run:
         """Write the volumes of a cohort; options as of `synthesize`."""
         return synthesize(self._best_folder("synthesize"), data, out=out, **{"device": self._device, **options})
 
-    def report(self, path: AnyPath = "report.html", data: AnyPath | None = None, *, split: str = "test") -> Path:
+    def report(
+        self, path: AnyPath = "report.html", data: AnyPath | None = None, *, split: str = "test", labels: AnyPath = "auto"
+    ) -> Path:
         """Write one self-contained page about this run.
 
         Args:
             path: of the page.
             data: the cohort; None: where it was trained.
             split: the part of its split that is shown.
+            labels: what segmentations mean; as of `evaluate`.
         """
         folder, command = self._best_folder("report"), f"synthmr report {self.path.name}"
-        return pipeline.report([folder], Path(path), optional(data), split, command=command, device=self._device)
+        how: dict[str, Any] = {"command": command, "device": self._device, "labels": str(labels)}
+        return pipeline.report([folder], Path(path), optional(data), split, **how)
 
     def _best_folder(self, verb: str) -> Path:
         """The run's folder, for what reads it anew and takes the best weights.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from synthmr import __version__, cli_experiment, cli_guard, cli_score
-from synthmr.cli_experiment import AsJson, Cache, Device, NoKeep, budget_of
+from synthmr.cli_experiment import AsJson, Cache, Device, Labels, NoKeep, budget_of
 from synthmr.cli_reading import Data, reads
 from synthmr.cli_score import Metrics, Protocols, Regions
 from synthmr.contrasts import split_words
@@ -350,6 +350,7 @@ def evaluate(
     tissue: Annotated[
         str, typer.Option(help="With --regions: tissue label files in DATA, such as labels/{case}_tissue.nii.gz.")
     ] = "",
+    labels: Labels = "auto",
     out: Annotated[Path | None, typer.Option(help="CSV to write (default: RUN/metrics.csv).")] = None,
     mode: Annotated[str, typer.Option(help="slices (whole) or patches (overlapping, blended).")] = "slices",
     precision: Annotated[str, typer.Option(help="auto, 32 or bf16.")] = "auto",
@@ -379,6 +380,7 @@ def evaluate(
             tissue=tissue,
             device=device,
             keep=not no_keep,
+            labels=labels,
         )
     path = out if out is not None else run / "metrics.csv"
     rows = found.rows
@@ -388,6 +390,7 @@ def evaluate(
     else:
         console.scores(rows)
         console.protocols_beside(rows)
+        console.labels(found)
         if against:
             console.comparisons(pipeline.compare([row for row in rows if row.protocol == rows[0].protocol]))
     # on standard error, beside the JSON too: what was left out must not be lost on a script
@@ -406,6 +409,7 @@ def report(
     against: Annotated[list[Path] | None, typer.Option(help="Another run to show beside it; may be repeated.")] = None,
     split: Annotated[str, typer.Option(help="train, validation, test, held-out or all, as the run knows them.")] = "test",
     protocol: Protocols = None,
+    labels: Labels = "auto",
     device: Device = "auto",
     no_keep: NoKeep = False,
     reading: Reading = AS_IT_IS,
@@ -418,13 +422,13 @@ def report(
     console = _console(json)
     command = f"synthmr report {source.name}"
     if page.is_experiment(source):
-        if against or protocol:
-            raise UsageError("--against and --protocol are for runs; an experiment has its own rows and protocol.")
+        if against or protocol or labels != "auto":
+            raise UsageError("--against, --protocol and --labels are for runs; an experiment has its own rows and protocol.")
         with console.progress("report") as tick:
             page.write(source, output, data, command, tick, device, not no_keep)
     else:
         with console.progress("report") as tick:
-            words = (output, data, split, protocol or [], "", command, reading, tick, device, not no_keep)
+            words = (output, data, split, protocol or [], "", command, reading, tick, device, not no_keep, labels)
             pipeline.report([source, *(against or [])], *words)
     size = output.stat().st_size / 1e6
     if json:

@@ -28,6 +28,12 @@ NoKeep = Annotated[
     bool,
     typer.Option("--no-keep", help="Predict anew and keep nothing; else predictions are kept in RUN/predictions (2 GB at most)."),
 ]
+Labels = Annotated[
+    str,
+    typer.Option(
+        "--labels", help="What segmentations mean: a convention of docs/data.md, such as brats2023, or your own .yaml file."
+    ),
+]
 Steps = Annotated[int | None, typer.Option(help="Optimisation steps of each run.")]
 
 
@@ -100,6 +106,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
         train: Annotated[bool, typer.Option("--train", help="Also train a run a subset (needs --out).")] = False,
         split: Annotated[str, typer.Option(help="train, validation, test, held-out or all.")] = "test",
         protocol: Annotated[str, typer.Option(help="Scoring protocol.")] = "masked-volume",
+        labels: Labels = "auto",
         minutes: Minutes = None,
         steps: Steps = None,
         device: Device = "auto",
@@ -128,6 +135,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             say=console.say,
             device=device,
             keep=not no_keep,
+            labels=labels,
         )
         folder = out if out is not None else run
         write_scores(folder / "subsets.csv", rows)

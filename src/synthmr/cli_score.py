@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from synthmr.cli_experiment import AsJson
+from synthmr.cli_experiment import AsJson, Labels
 from synthmr.cli_reading import reads
 from synthmr.contrasts import split_words
 from synthmr.errors import UsageError
@@ -55,6 +55,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             Path | None,
             typer.Option(help="With --regions: tissue labels (1 CSF, 2 grey, 3 white matter); {case} stands for the case."),
         ] = None,
+        labels: Labels = "auto",
         method: Annotated[
             str, typer.Option(help="Name of the method in tables (default: of the sidecar, else of the folder).")
         ] = "",
@@ -85,6 +86,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
                 method,
                 as_written,
                 reading,
+                labels,
             )
         if out is not None:
             write_scores(out, found.rows)
@@ -92,6 +94,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             console.json(found.as_dict())
         else:
             console.pairs(found.rows)
+            console.labels(found)
         console_of(False).remarks(found)
         if out is not None:
             console.say(f"written to {out}")

@@ -323,6 +323,13 @@ class Console:
             for line in lint_lines(warnings):
                 stream.print(f"[yellow]warning[/] {escape(line)}", highlight=False)
 
+    def labels(self, found: ScoreResult) -> None:
+        """Print how segmentations were read, where scores depend on it."""
+        from synthmr.evaluate.scores import label_lines
+
+        for line in label_lines(found.labels):
+            self._out.print(escape(f"segmentations: {line}"), highlight=False)
+
     def text(self, text: str) -> None:
         """Print text as it is."""
         if not self._silent:

@@ -14,6 +14,10 @@ import numpy as np
 
 from synthmr.config import config_hash
 from synthmr.errors import DataError, UsageError, did_you_mean
+from synthmr.labels import AUTO, Convention, Meaning, Seen, decide, get
+
+#: segmentations beside those that are scored whose labels are looked at, where no name tells what they mean
+MOST_SEEN = 64
 
 if TYPE_CHECKING:
     from synthmr.case import Case, Cohort, PreparedCase
@@ -32,7 +36,7 @@ class Predicted:
 
     ``segmentations`` holds, for the runs that segment tumours, (predicted, true) classes ``(X, Y, Z)``; ``borders``, for those
     that were predicted tile by tile, where tiles begin and end along X, Y and Z. ``subject`` is the person, whose cases count as
-    one; empty: whom the case's name says.
+    one; empty: whom the case's name says. ``meaning`` is what the numbers of segmentations mean; None: that was not asked.
     """
 
     prepared: PreparedCase
@@ -41,6 +45,7 @@ class Predicted:
     segmentations: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     borders: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     subject: str = ""
+    meaning: Meaning | None = None
 
     def scores(self, protocols: Sequence[Protocol], regions: bool = False, tissue: np.ndarray | None = None) -> ScoreResult:
         """Score every prediction under every protocol; arguments of `pipeline.evaluate`, ``tissue`` as of `tissue_labels`."""
@@ -51,7 +56,7 @@ class Predicted:
 
         results = []
         for method, image in self.images.items():
-            scored = score_input(image, self.prepared, self.target)
+            scored = score_input(image, self.prepared, self.target, meaning=self.meaning)
             scored = replace(scored, tissue=tissue, borders=self.borders.get(method, ()))
             head = Head(self.prepared.name, method, self.target, self.subject)
             results.append(apply_protocols(scored, protocols, head, regions=regions))
@@ -104,19 +109,25 @@ def predictions(
     device: str = "auto",
     keep: bool = True,
     left_out: LeftOut | None = None,
+    labels: str | Path | Convention | Meaning = AUTO,
+    labelled: bool = False,
 ) -> Iterator[Predicted]:
     """Predict held-out cases with one or more runs, a case at a time.
 
     ``inputs`` are the contrasts that the runs are given (none: all), ``names`` what they are called (none: by method or folder),
     ``cases`` those of the split that are predicted (None: all). With ``keep``, predictions are kept for the next time, and kept
-    ones are taken. With ``left_out``, a case that cannot be predicted costs itself alone, and is named there.
+    ones are taken. With ``left_out``, a case that cannot be predicted costs itself alone, and is named there. What segmentations
+    mean is decided over the whole split before the first case is predicted: as ``labels`` says (`synthmr.labels.decide`), where
+    it matters: with ``labelled``, where it is named, and for runs that segment tumours.
 
     Raises:
         UsageError: runs that have no target in common, or were prepared in other ways than the first: their numbers
             would not compare.
-        DataError: without ``left_out``: a case that cannot be prepared, or that lacks the truth or one of ``inputs``.
+        DataError: without ``left_out``: a case that cannot be prepared, or that lacks the truth or one of ``inputs``; with it, too:
+            labels that are not of the convention that is named.
     """
     from synthmr.io.index import find
+    from synthmr.predict.maps import segments
 
     predictors = open_runs(runs, names, settings, device, keep)
     cohort = find(data, reading)
@@ -133,9 +144,16 @@ def predictions(
     wanted = [case for case in part if cases is None or case.name in cases]
     for predictor in predictors.values():
         check_inputs(inputs, predictor.run)
+    opened = [predictor.run for predictor in predictors.values()]
+    if isinstance(labels, Meaning):
+        meaning: Meaning | None = labels
+    elif labelled or labels != AUTO or any(segments(run.method) for run in opened):
+        meaning = meaning_of(part, labels, opened, cohort.cases)
+    else:
+        meaning = None
     for done, case in enumerate(wanted, start=1):
         try:
-            found = list(_predict(case, predictors, inputs))
+            found = list(_predict(case, predictors, inputs, meaning))
         except DataError as error:
             if left_out is None:
                 raise
@@ -145,6 +163,50 @@ def predictions(
         yield from found
         if progress is not None:
             progress(done, len(wanted), case.name)
+
+
+def meaning_of(
+    cases: Sequence[Case], labels: str | Path | Convention, runs: Sequence[LoadedRun] = (), cohort: Sequence[Case] = ()
+) -> Meaning | None:
+    """How the segmentations of cases are read; None where there are none.
+
+    What cannot be known otherwise is what the runs were trained to read, if the cases are of their splits.
+
+    Args:
+        cases: all that are scored.
+        labels: as of `synthmr.labels.decide`.
+        runs: that are scored.
+        cohort: all cases that are there: where no name tells, the labels of at most `MOST_SEEN` others are looked at, too.
+
+    Raises:
+        DataError: labels are not of the convention that is named.
+        UsageError: there is no such convention.
+    """
+    from synthmr.io.segmentations import seen_in
+
+    files = [(case.name, case.segmentation) for case in cases if case.segmentation is not None]
+    if labels != AUTO and not files:
+        name = labels.name if isinstance(labels, Convention) else labels
+        raise UsageError(f"labels are named ({name}), and no case has a segmentation; leave that out, or add segmentations.")
+    if not files:
+        return None
+    seen = seen_in(files)
+    meaning = decide(seen, named=labels)
+    names = {case.name for case in cases}
+    others = [(case.name, case.segmentation) for case in cohort if case.segmentation is not None and case.name not in names]
+    if others and not meaning.certain:  # the cases that are scored may lack a label which tells what the others mean
+        seen = Seen((*seen.cases, *seen_in(others[:: -(-len(others) // MOST_SEEN)]).cases))
+        meaning = decide(seen)
+    trained = {getattr(run.method, "label_convention", AUTO) for run in runs if {name for name, _ in files} <= _cases(run)} - {AUTO}
+    if len(trained) != 1 or meaning.certain or (meaning.convention is not None and len(meaning.present) > 1):
+        return meaning  # one label alone tells less than the run does
+    known = get(trained.pop())
+    return Meaning(known, f"read as {known.name}, as the run was trained", meaning.present) if known.holds(seen) else meaning
+
+
+def _cases(run: LoadedRun) -> set[str]:
+    """The cases of a run's split."""
+    return {*run.split.train, *run.split.validation, *run.split.test}
 
 
 def open_runs(
@@ -190,9 +252,10 @@ def _lacks(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[str
     return f"has no {', '.join(missing)}, and was left out." if missing else ""
 
 
-def _predict(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[str]) -> Iterator[Predicted]:
+def _predict(
+    case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[str], meaning: Meaning | None
+) -> Iterator[Predicted]:
     """Predict one case with every run, a `Predicted` a target; arguments and errors of `predictions`."""
-    from synthmr.labels import to_classes
     from synthmr.predict.maps import SEGMENTATION, segments
 
     prepared: dict[tuple[str, str], PreparedCase] = {}
@@ -231,11 +294,20 @@ def _predict(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[s
                     )
             if any(prediction.borders):
                 borders[name] = prediction.borders
-            if prediction.segmentation is not None and ready.segmentation is not None:
-                truth = to_classes(ready.segmentation, run.method.label_convention)
+            truth = _classes(ready, meaning)
+            if prediction.segmentation is not None and truth is not None:
                 segmented[name] = (prediction.segmentation, truth)
     for number, (target, predicted) in enumerate(images.items()):
-        yield Predicted(truths[target], target, predicted, segmented if number == 0 else {}, borders, case.subject)
+        found = segmented if number == 0 else {}
+        yield Predicted(truths[target], target, predicted, found, borders, case.subject, meaning)
+
+
+def _classes(prepared: PreparedCase, meaning: Meaning | None) -> np.ndarray | None:
+    """The true tumour classes of a case ``(X, Y, Z)``; None where labels are not known to be of a tumour."""
+    known = meaning.convention if meaning is not None else None
+    if prepared.segmentation is None or known is None or not known.is_tumour:
+        return None
+    return known.classes(prepared.segmentation)
 
 
 def split_of(cohort: Cohort, split: Split, reading: Reading | None) -> Split:

@@ -19,6 +19,7 @@ from synthmr.errors import DataError
 from synthmr.evaluate.checks import bounding_box
 from synthmr.evaluate.protocols import Protocol
 from synthmr.evaluate.structural import SSIM_RADIUS, Moments, moments
+from synthmr.labels import Meaning
 
 Array = np.ndarray
 
@@ -38,10 +39,11 @@ class ScoreInput:
             the arrays is 0 in both images.
         shape: of the original RAS grid; None where the arrays are the whole grid.
         label: for messages, ``"FLAIR of case X"``.
-        lesion: ``(X, Y, Z)`` bool, or None where no label is known.
+        lesion: ``(X, Y, Z)`` bool, as ``meaning`` says; or None where no label is known.
         spacing: voxel edges in mm.
         peak: the truth's maximum before its normaliser clipped it; None: that of the array.
         labels: ``(X, Y, Z)`` whole numbers, the segmentation that the lesion was made from; None where there is none.
+        meaning: what the numbers of ``labels`` mean; None where that was not asked.
         tissue: ``(X, Y, Z)`` whole numbers (1 CSF, 2 grey, 3 white matter), or None.
         borders: where tiles of the prediction begin and end along X, Y and Z; none: it was not predicted tile by tile.
     """
@@ -56,6 +58,7 @@ class ScoreInput:
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     peak: float | None = None
     labels: Array | None = None
+    meaning: Meaning | None = None
     tissue: Array | None = None
     borders: Sequence[Sequence[int]] = ()
 
@@ -166,6 +169,7 @@ class Shared:
         self._masked: dict[tuple[str, str], tuple[Array, Array, Array]] = {}
         self._along: dict[tuple[str, int], tuple[Array, Array]] = {}
         self._slices: dict[tuple[object, ...], tuple[Array, Array, Array | None]] = {}
+        self._regions: dict[str, Array] = {}
         self._slice_moments: dict[tuple[object, ...], Moments] = {}
         self._volume_moments: list[tuple[Array, Array, tuple[int, ...], Moments]] = []
 
@@ -250,7 +254,9 @@ class Shared:
         scored = self.scored
         if region == "brain" or scored.lesion is None:
             return scored.mask
-        return scored.lesion & scored.mask if region == "lesion" else ~scored.lesion
+        if region not in self._regions:  # once, not for every slice
+            self._regions[region] = scored.lesion & scored.mask if region == "lesion" else ~scored.lesion
+        return self._regions[region]
 
     def slices(self, units: Units, protocol: Protocol, region: str) -> list[Counted]:
         """The protocol's slices of the original grid, cropped and resized.
@@ -290,16 +296,11 @@ class Shared:
 
     def _slice(self, units: Units, protocol: Protocol, region: str, number: int) -> tuple[Array, Array, Array | None]:
         axis = PLANES[protocol.plane]
-        across = [size for other, size in enumerate(self.scored.grid) if other != axis]
-        size = list(protocol.crop or across)
+        others = [other for other in range(3) if other != axis]
+        size = list(protocol.crop or [self.scored.grid[other] for other in others])
         begins = [begin for other, begin in enumerate(self.scored.start) if other != axis]
         offset = [begin - corner for begin, corner in zip(begins, self._corner(protocol), strict=True)]
         index = number - self.scored.start[axis]
-
-        def placed(volume: Array) -> Array:
-            if not 0 <= index < volume.shape[axis]:
-                return np.zeros(size, np.float32)
-            return place(volume.take(index, axis), offset, size)
 
         key = (units.key, axis)
         if key not in self._along:  # slices of a volume leap through memory unless they come first
@@ -311,10 +312,11 @@ class Shared:
             place(image[index], offset, size) if inside else np.zeros(size, np.float32) for image in self._along[key]
         )
         counted = None
-        if region == "non-lesion":
-            counted = placed(~self.mask(region)) == 0
-        elif region != "whole":
-            counted = placed(self.mask(region)) > 0
+        if region != "whole":
+            outside = region == "non-lesion"  # beyond the arrays too
+            kept = self.mask(region)
+            one = kept.take(index, axis) if 0 <= index < kept.shape[axis] else np.full([kept.shape[a] for a in others], outside)
+            counted = place(~one, offset, size) == 0 if outside else place(one, offset, size) > 0
         if counted is not None:
             prediction, truth = np.where(counted, prediction, 0), np.where(counted, truth, 0)
         if protocol.resize is not None:

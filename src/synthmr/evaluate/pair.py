@@ -11,11 +11,14 @@ import numpy as np
 
 from synthmr.case import Volume
 from synthmr.errors import DataError
-from synthmr.evaluate.apply import Head, Progress, apply_protocols
+from synthmr.evaluate.apply import Head, Progress, apply_protocols, needs_meaning
 from synthmr.evaluate.counted import Array, ScoreInput
 from synthmr.evaluate.own import Own, own_mask, read_own
 from synthmr.evaluate.protocols import Protocol
 from synthmr.evaluate.scores import ScoreResult
+from synthmr.evaluate.scoring import lesion_of
+from synthmr.io.segmentations import seen_in
+from synthmr.labels import AUTO, Meaning, decide
 
 #: a mask of which less than this share shows anything in the truth is of something else
 MISSED = 0.1
@@ -36,6 +39,7 @@ class Pair:
         mask: of the brain; None: as the prediction's sidecar says, else found in the truth (non-zero voxels, or Otsu), with a
             warning.
         segmentation: lesion labels.
+        labels: what their numbers mean: a name of `synthmr.labels.conventions`, your own YAML file, or auto.
         tissue: labels 1 CSF, 2 grey matter, 3 white matter, for ``regions``.
         head: whose prediction of what it is; None: what the sidecar or the files' names say.
         as_written: score the voxels as they are, whatever a sidecar says.
@@ -50,6 +54,7 @@ class Pair:
     head: Head | None = None
     as_written: bool = False
     nan_to_zero: bool = False
+    labels: str = AUTO
 
 
 def score_pair(
@@ -58,6 +63,7 @@ def score_pair(
     names: Sequence[str] = (),
     regions: bool = False,
     progress: Progress | None = None,
+    meaning: Meaning | None = None,
 ) -> ScoreResult:
     """Score a prediction file against a truth file.
 
@@ -72,12 +78,15 @@ def score_pair(
         names: metrics other than the protocols' own.
         regions: score lesion, tissue and boundary apart, too, with slice consistency and false lesions.
         progress: is told of every protocol: done, of how many, name.
+        meaning: what the numbers of the segmentation mean; None: as ``pair.labels`` says, by this file alone, where it matters.
 
     Raises:
-        DataError: files, grids, NaN, a mask that misses the brain, or a protocol that cannot be had.
-        UsageError: an unknown metric.
+        DataError: files, grids, NaN, a mask that misses the brain, labels of another convention, or a protocol that cannot be had.
+        UsageError: an unknown metric or convention.
     """
-    read = read_pair(pair)
+    if meaning is None and pair.segmentation is not None and (needs_meaning(protocols, regions) or pair.labels != AUTO):
+        meaning = decide(seen_in([("", pair.segmentation)]), named=pair.labels)
+    read = read_pair(pair, meaning)
     scored = read.scored
     if regions and pair.tissue is not None:
         scored = replace(scored, tissue=read_labels(pair.tissue, pair.truth))
@@ -85,7 +94,7 @@ def score_pair(
     found = apply_protocols(scored, protocols, pair.head or read.head, **more)
     if not found.rows:
         raise DataError(f"nothing could be scored: {'; '.join(dict.fromkeys(found.skipped))}.")
-    notes = list(read.notes)
+    notes = [*read.notes, *found.notes]
     if np.array_equal(scored.prediction, scored.truth):
         notes.append("prediction and truth are the same voxel by voxel: errors are 0 and PSNR is infinite.")
     return replace(found, notes=notes)
@@ -108,8 +117,8 @@ class ReadPair:
     head: Head
 
 
-def read_pair(pair: Pair) -> ReadPair:
-    """Read a pair; errors of `score_pair`."""
+def read_pair(pair: Pair, meaning: Meaning | None = None) -> ReadPair:
+    """Read a pair; arguments and errors of `score_pair`."""
     from synthmr.io import nifti
     from synthmr.io.grid import one_order
     from synthmr.prepare import orient
@@ -143,8 +152,9 @@ def read_pair(pair: Pair) -> ReadPair:
         truth.astype(np.float32),
         inside,
         label=pair.prediction.name,
-        lesion=None if labels is None else labels > 0,
+        lesion=None if labels is None else lesion_of(labels, meaning),
         labels=labels,
+        meaning=meaning,
         spacing=(ras[0], ras[1], ras[2]),
         peak=peak,
     )

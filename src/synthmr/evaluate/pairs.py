@@ -6,22 +6,25 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from synthmr.case import check_name
 from synthmr.contrasts import SEGMENTATION
 from synthmr.errors import DataError, SynthmrError, UsageError, did_you_mean
-from synthmr.evaluate.apply import Head, Progress
+from synthmr.evaluate.apply import Head, Progress, needs_meaning
 from synthmr.evaluate.own import Own, read_own
 from synthmr.evaluate.pair import Pair, head_of, score_pair
 from synthmr.evaluate.protocols import Protocol
 from synthmr.evaluate.scores import ScoreResult, join
+from synthmr.io.segmentations import seen_in
+from synthmr.labels import AUTO, Meaning, decide
 from synthmr.reading import Reading
 
 #: how `synthmr synthesize` names the volumes of a cohort; maps and segmentations have other words in their place
 OWN_NAME = re.compile(r"^(?P<case>.+)_desc-synth_(?P<contrast>[^_]+)$")
 
 #: columns of a table of pairs; the first two are needed
-COLUMNS = ("prediction", "truth", "case", "subject", "contrast", "method", "mask", "segmentation", "tissue")
+COLUMNS = ("prediction", "truth", "case", "subject", "contrast", "method", "mask", "segmentation", "labels", "tissue")
 
 #: those of them that are files, in the order of `Pair`
 FILES = ("prediction", "truth", "mask", "segmentation", "tissue")
@@ -37,6 +40,7 @@ class Given:
     Attributes:
         mask: of the brain; ``{case}`` in it stands for the case.
         segmentation: lesion labels, likewise.
+        labels: what their numbers mean: a name of `synthmr.labels.conventions`, your own YAML file, or auto.
         tissue: tissue labels, likewise.
         method: what the predictions are called in tables; empty: what a sidecar or the folder says.
         as_written: score voxels as they are, whatever sidecars say.
@@ -49,6 +53,7 @@ class Given:
     method: str = ""
     as_written: bool = False
     reading: Reading = field(default_factory=Reading)
+    labels: str = AUTO
 
     def own(self, image: Path) -> Own | None:
         """What the sidecar of a volume says, where there are both and it counts."""
@@ -65,8 +70,9 @@ class Given:
             mask = pair.mask
         head = replace(known, method=self.method) if self.method else known
         labels, tissue = path(self.segmentation) or pair.segmentation, path(self.tissue) or pair.tissue
-        nan = self.reading.nan_to_zero
-        return replace(pair, mask=mask, segmentation=labels, tissue=tissue, head=head, as_written=self.as_written, nan_to_zero=nan)
+        meant = pair.labels if pair.labels != AUTO else self.labels
+        more: dict[str, Any] = {"mask": mask, "segmentation": labels, "tissue": tissue, "head": head, "labels": meant}
+        return replace(pair, as_written=self.as_written, nan_to_zero=self.reading.nan_to_zero, **more)
 
 
 def score_pairs(
@@ -94,19 +100,22 @@ def score_pairs(
         have no partner are named in ``skipped``.
 
     Raises:
-        DataError: there is no pair, a single pair cannot be scored, or none of several can.
-        UsageError: words that do not fit together, or an unknown metric.
+        DataError: there is no pair, a single pair cannot be scored, or none of several can; labels are not of a convention named.
+        UsageError: words that do not fit together, or an unknown metric or convention.
     """
     given = given or Given()
     pairs, alone = find_pairs(predictions, truths, given)
+    meanings = meanings_of(pairs, needs_meaning(protocols, regions))
+    if given.labels != AUTO and not meanings:
+        raise UsageError(f"--labels {given.labels} says what a segmentation means, and there is none; give --segmentation.")
     if len(pairs) == 1 and not alone:
-        return score_pair(pairs[0], protocols, names, regions, progress)
+        return score_pair(pairs[0], protocols, names, regions, progress, meanings.get(pairs[0].labels))
     results, failed = [], []
     for number, pair in enumerate(pairs):
         if progress is not None:
             progress(number, len(pairs), pair.prediction.name)
         try:
-            results.append(score_pair(pair, protocols, names, regions))
+            results.append(score_pair(pair, protocols, names, regions, None, meanings.get(pair.labels)))
         except UsageError:
             raise
         except (SynthmrError, OSError, MemoryError) as error:
@@ -115,6 +124,24 @@ def score_pairs(
         raise DataError(f"nothing could be scored: {'; '.join([*failed, *alone][:3])}")
     found = join(results)
     return replace(found, skipped=[*found.skipped, *failed, *alone], failed=failed)
+
+
+def meanings_of(pairs: Sequence[Pair], needed: bool) -> dict[str, Meaning]:
+    """How segmentations are read, decided once: by what is named for them -> the meaning of all for which that is named.
+
+    Args:
+        pairs: all that are scored.
+        needed: whether those for which nothing is named are read, too.
+
+    Raises:
+        DataError: labels are not of the convention that is named, or its file cannot be read.
+        UsageError: there is no such convention.
+    """
+    files: dict[str, dict[Path, str]] = {}
+    for pair in pairs:
+        if pair.segmentation is not None and (needed or pair.labels != AUTO):
+            files.setdefault(pair.labels, {})[pair.segmentation] = pair.head.case if pair.head is not None else ""
+    return {named: decide(seen_in((case, path) for path, case in each.items()), named=named) for named, each in files.items()}
 
 
 def find_pairs(predictions: Path, truths: Path | None, given: Given) -> tuple[list[Pair], list[str]]:
@@ -157,7 +184,10 @@ def _of_table(path: Path, given: Given) -> list[Pair]:
         if not {"prediction", "truth"} <= set(files):
             raise DataError(f"{path} line {line} lacks the prediction or the truth; name both.")
         mask, labels, tissue = (files.get(name) for name in FILES[2:])
-        pair = Pair(files["prediction"], files["truth"], mask, labels, tissue)
+        meant = row.get("labels") or AUTO
+        if meant.lower().endswith((".yaml", ".yml")):
+            meant = str(path.parent / meant)
+        pair = Pair(files["prediction"], files["truth"], mask, labels, tissue, labels=meant)
         own = given.own(pair.prediction)
         said = {name: row[name] for name in ("case", "subject", "contrast", "method") if row.get(name)}
         for name in said.values():

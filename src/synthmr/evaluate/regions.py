@@ -24,7 +24,7 @@ import numpy as np
 from synthmr.case import PLANES
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.checks import bounding_box, check_finite, check_shapes, check_spacing, counted, select
-from synthmr.labels import HEALTHY, REGIONS, Convention, convention_of, get, present_in
+from synthmr.labels import AUTO, Convention, Meaning, decide, get, present_in
 
 #: how deep the region "boundary" reaches: voxels, or mm where the spacing is known
 BOUNDARY = 3.0
@@ -38,7 +38,7 @@ def region_masks(
     segmentation: np.ndarray | None = None,
     tissue: np.ndarray | None = None,
     *,
-    convention: str | Path | Convention | None = "auto",
+    convention: str | Path | Convention | Meaning | None = AUTO,
     tissues: str | Path | Convention | Mapping[int, str] = "tissue",
     spacing: Sequence[float] | None = None,
     boundary: float = BOUNDARY,
@@ -47,15 +47,15 @@ def region_masks(
 
     ``brain`` is the mask; ``boundary`` its shell, the voxels no further than ``boundary`` from the nearest voxel centre
     outside (outside the volume too); ``lesion`` what has a label above 0, if that is no healthy tissue, and ``non-lesion``
-    the rest of the brain; then, where the labels follow a convention, ``WT``, ``TC`` and ``ET`` of a tumour, or the parts of
-    anything else; then a region a tissue, without lesions. All lie inside the mask.
+    the rest of the brain; then, where it is known what the labels mean, ``WT``, ``TC`` and ``ET`` of a tumour, and the parts that
+    are in none of these; then a region a tissue, without lesions. All lie inside the mask.
 
     Args:
         mask: ``(X, Y, Z)`` bool, the brain.
         segmentation: the same shape, whole numbers of 0 and up (or bool); None where there is none.
         tissue: the same shape, whole numbers; 0 is no tissue.
-        convention: of ``segmentation``: a name of `synthmr.labels.conventions` or your own YAML file; ``auto``: what the labels
-            tell, and no tumour parts where they hold a number above 4, or nothing above 1 (a plain lesion mask); None: no parts.
+        convention: of ``segmentation``: a name of `synthmr.labels.conventions`, your own YAML file, or how a cohort is read
+            (`synthmr.labels.decide`); ``auto``: what these labels alone tell, which is little; None: no parts.
         tissues: of ``tissue``: a convention, or label -> name.
         spacing: mm a voxel; with it ``boundary`` is in mm, without in voxels.
         boundary: depth of the shell.
@@ -74,10 +74,11 @@ def region_masks(
     normal = mask
     if segmentation is not None:
         labels = _labels(segmentation, mask, "segmentation")
-        known = _convention(labels, convention)
-        lesion = mask & ((labels > 0) if known is None else _lesion(labels, known))
+        meaning = _meaning(labels, convention)
+        parts = {} if meaning is None else meaning.masks(labels)
+        lesion = mask & (labels > 0 if meaning is None else meaning.lesion(labels))
         normal = mask & ~lesion
-        found |= {"lesion": lesion, "non-lesion": normal} | _parts(labels, mask, known)
+        found |= {"lesion": lesion, "non-lesion": normal} | {name: part & mask for name, part in parts.items()}
     if tissue is not None:
         labels = _labels(tissue, mask, "tissue map")
         words = tissues if isinstance(tissues, Mapping) else get(tissues).labels
@@ -91,36 +92,12 @@ def region_masks(
     return {name: part for name, part in found.items() if part.any()}
 
 
-def _convention(labels: np.ndarray, convention: str | Path | Convention | None) -> Convention | None:
-    """What the labels mean; None where nobody says so and they are of no tumour."""
-    if convention is None:
-        return None
-    if convention != "auto":
-        return get(convention)
+def _meaning(labels: np.ndarray, convention: str | Path | Convention | Meaning | None) -> Meaning | None:
+    """How the labels are read; None where no parts are wanted."""
+    if convention is None or isinstance(convention, Meaning):
+        return convention
     # all labels of the volume: a 4 outside the mask still tells which convention this is
-    return told(present_in(labels))
-
-
-def told(present: Sequence[int]) -> Convention | None:
-    """The convention of the labels that occur, where they can be of a tumour."""
-    return None if not 2 <= max(present, default=0) <= 4 else get(convention_of(present))
-
-
-def _lesion(labels: np.ndarray, convention: Convention) -> np.ndarray:
-    """Where there is a part that is not healthy."""
-    lesion = np.ones(labels.shape, np.bool_)
-    for part in HEALTHY:
-        if part in convention.parts:
-            lesion &= ~convention.region(labels, part)
-    return lesion
-
-
-def _parts(labels: np.ndarray, mask: np.ndarray, convention: Convention | None) -> dict[str, np.ndarray]:
-    """WT, TC and ET of a tumour, the parts of anything else, inside the mask."""
-    if convention is None:
-        return {}
-    names = REGIONS if convention.is_tumour else [part for part in convention.parts if part not in ("background", "lesion")]
-    return {name: convention.region(labels, name) & mask for name in names}
+    return decide(present_in(labels), named=convention)
 
 
 def _labels(values: np.ndarray, mask: np.ndarray, what: str) -> np.ndarray:

@@ -70,7 +70,8 @@ class ScoreResult:
         rows: the scores.
         warnings: of the linter (`synthmr.evaluate.lint`).
         skipped: what was left out and why, a line each: a protocol for a case, a case, a pair of files.
-        labels: how segmentations were read: case -> {"convention": name, "labels": {label: part}}; None where none was used.
+        labels: how segmentations were read: {"name": of the convention (None where it cannot be known), "why": in words, "parts":
+            {part or region: {case: voxels in the brain}}}; None where none was used.
         notes: what else to know about the files.
         failed: the cases or pairs of files among what was left out that should have been scored.
     """
@@ -78,7 +79,7 @@ class ScoreResult:
     rows: list[Score]
     warnings: list[LintWarning] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    labels: dict[str, dict[str, Any]] | None = None
+    labels: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
@@ -108,13 +109,31 @@ class ScoreResult:
 def join(results: Iterable[ScoreResult]) -> ScoreResult:
     """Several results as one, in their order."""
     parts = list(results)
-    labels: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        labels |= part.labels or {}
     rows = [row for part in parts for row in part.rows]
     lists = ([each for part in parts for each in getattr(part, name)] for name in ("warnings", "skipped", "notes", "failed"))
     warnings, skipped, notes, failed = lists
-    return ScoreResult(rows, warnings, skipped, labels or None, notes, failed)
+    return ScoreResult(rows, warnings, skipped, _joined(part.labels for part in parts), notes, failed)
+
+
+def _joined(labels: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """How the segmentations of several results were read; where a table named several conventions, no name and each one's words."""
+    read = [each for each in labels if each is not None]
+    if not read:
+        return None
+    names, whys = (list(dict.fromkeys(each[key] for each in read)) for key in ("name", "why"))
+    parts: dict[str, dict[str, int]] = {}
+    for each in read:
+        for part, sizes in each["parts"].items():
+            parts.setdefault(part, {}).update(sizes)
+    return {"name": names[0] if len(names) == 1 else None, "why": "; ".join(whys), "parts": parts}
+
+
+def label_lines(labels: Mapping[str, Any] | None) -> list[str]:
+    """How segmentations were read, for people: why, and the voxels of each part over all cases; nothing where none was used."""
+    if labels is None:
+        return []
+    sizes = [f"{part} {sum(found.values()):,}" for part, found in labels["parts"].items()]
+    return [f"{labels['why']} (voxels in the brain: {', '.join(sizes) or 'none'})"]
 
 
 def own_region(protocol: str) -> str:

@@ -15,6 +15,7 @@ from synthmr.evaluate import checks, registry
 from synthmr.evaluate.counted import Array, Counted, ScoreInput, Shared, Units, chosen_slices, sliced
 from synthmr.evaluate.protocols import Protocol
 from synthmr.evaluate.registry import Metric
+from synthmr.labels import Meaning
 from synthmr.prepare import units as unit_scale
 
 __all__ = ["Array", "ScoreInput", "Shared", "chosen_slices", "region_scores", "scorable", "score", "score_input"]
@@ -26,7 +27,13 @@ ZERO = 1e-6
 Values = dict[str, dict[str, float]]
 
 
-def score_input(prediction: Array, prepared: PreparedCase, contrast: str, units: unit_scale.Units | None = None) -> ScoreInput:
+def score_input(
+    prediction: Array,
+    prepared: PreparedCase,
+    contrast: str,
+    units: unit_scale.Units | None = None,
+    meaning: Meaning | None = None,
+) -> ScoreInput:
     """Put a prediction beside the truth of a prepared case, both on the unit scale.
 
     The truth is mapped by its own normaliser, the prediction by what its run says (``units``): no number of the truth reaches it.
@@ -37,6 +44,7 @@ def score_input(prediction: Array, prepared: PreparedCase, contrast: str, units:
         prepared: holds the truth, its normaliser, the mask and the history.
         contrast: which image is the truth.
         units: how the run's units become the unit scale; None: those of a bounded normaliser, (y + 1) / 2.
+        meaning: what the numbers of the segmentation mean; None: what is above 0 is the lesion.
 
     Raises:
         DataError: the case has no such image, or the shapes differ.
@@ -53,13 +61,19 @@ def score_input(prediction: Array, prepared: PreparedCase, contrast: str, units:
         if step["step"] == "crop":
             place = {"start": tuple(step["start"]), "shape": tuple(step["shape"])}
     labels = prepared.segmentation
-    lesion = None if labels is None else np.asarray(labels) > 0
+    lesion = None if labels is None else lesion_of(np.asarray(labels), meaning)
     guess = np.asarray(prediction, np.float32) if units is None else units.apply(prediction)
     if guess.shape == mask.shape:
         # the background is 0 to rounding, and exactly 0 in the truth: empty slices of both must be equal
         guess = np.where(mask | ~(np.abs(guess) < ZERO), guess, np.float32(0))
-    more: dict[str, Any] = {"lesion": lesion, "labels": labels, "spacing": prepared.spacing, "peak": peak(params)}
+    more: dict[str, Any] = {"lesion": lesion, "labels": labels, "meaning": meaning}
+    more |= {"spacing": prepared.spacing, "peak": peak(params)}
     return ScoreInput(guess, to_unit(truth, params), mask, label=label, **more, **place)
+
+
+def lesion_of(labels: Array, meaning: Meaning | None) -> Array:
+    """Where there is a lesion: as a meaning says, else what is above 0."""
+    return labels > 0 if meaning is None else meaning.lesion(labels)
 
 
 def scorable(scored: ScoreInput, protocol: Protocol) -> str:

@@ -22,6 +22,7 @@ from synthmr import pipeline
 from synthmr.config import RunConfig, config_hash
 from synthmr.data.split import Split
 from synthmr.errors import DataError
+from synthmr.labels import AUTO, describe
 from synthmr.reading import Reading
 
 if TYPE_CHECKING:
@@ -239,8 +240,9 @@ def score_cell(
     tick: Any = None,
     device: str = "auto",
     keep: bool = True,
+    labels: str = AUTO,
 ) -> list[Score]:
-    """Scores of a trained cell, computed once; ``device`` and ``keep`` as of `pipeline.evaluate`.
+    """Scores of a trained cell, computed once; ``device``, ``keep`` and ``labels`` as of `pipeline.evaluate`.
 
     Raises:
         DataError: a case cannot be scored: rows of a table are of the same cases.
@@ -250,12 +252,13 @@ def score_cell(
 
     # a protocol's numbers are kept under what it says, not what it is called
     protocols = get_protocols(scoring.protocols)
-    path = folder / f"scores-{config_hash([scoring, protocols])}.csv"
+    named = [] if labels == AUTO else [describe(labels)]
+    path = folder / f"scores-{config_hash([scoring, protocols, *named])}.csv"
     if path.is_file():
         return read_scores(path)
     settings = pipeline.predict_settings(plane=scoring.plane)
     how: dict[str, Any] = {"progress": tick, "inputs": scoring.inputs, "device": device, "keep": keep, "strict": True}
-    rows = pipeline.evaluate([run], data, scoring.part, scoring.protocols, settings, reading, **how).rows
+    rows = pipeline.evaluate([run], data, scoring.part, scoring.protocols, settings, reading, labels=labels, **how).rows
     write_scores(path, rows)
     return rows
 

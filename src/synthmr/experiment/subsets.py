@@ -21,10 +21,12 @@ from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.registry import direction
 from synthmr.evaluate.scores import Score, main_scores, renamed, summarise
 from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, cell_name, locked, score_cell, train_cell
-from synthmr.predictions import select
+from synthmr.labels import AUTO
+from synthmr.predictions import meaning_of, select
 
 if TYPE_CHECKING:
     from synthmr.case import Case
+    from synthmr.evaluate.protocols import Protocol
     from synthmr.reading import Reading
     from synthmr.run import LoadedRun
 
@@ -48,6 +50,7 @@ def score_subsets(
     say: Callable[[str], None],
     device: str = "auto",
     keep: bool = True,
+    labels: str = AUTO,
 ) -> list[Score]:
     """Score rows of every subset; the method is ``T1w+T2w``, with `EACH` in front for runs of their own.
 
@@ -67,6 +70,7 @@ def score_subsets(
         say: is told what is done.
         device: that predicts: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions for the next time.
+        labels: what segmentations mean, as of `pipeline.evaluate`; decided once for all subsets.
 
     Raises:
         UsageError: runs would have to be trained and were not asked for, there is no folder for them, or a word makes no sense.
@@ -93,9 +97,13 @@ def score_subsets(
         raise UsageError(f"--{next(iter(budget))} is of the runs that --train trains; add --train --out DIR, or leave it out.")
     if budget and not method.trains_in_steps:
         raise UsageError(f"{config.method} is fitted in one go and takes no --{next(iter(budget))}; leave it out.")
-    _one_protocol(protocol)
-    chosen = select(pipeline.index(data, reading), loaded.split, split)  # a wrong word is told before anything is trained
+    scored = _one_protocol(protocol)
+    cohort = pipeline.index(data, reading)
+    chosen = select(cohort, loaded.split, split)  # a wrong word is told before anything is trained
     cases = _complete(chosen, (*config.sources, *config.targets), say)
+    meaning = meaning_of(chosen, labels, [loaded], cohort.cases) if labels != AUTO or scored.needs_segmentation else None
+    if meaning is not None:
+        say(f"segmentations: {meaning.why}")
     cells = [Cell(_with(config, names, budget), loaded.split) for names in subsets_of(config.sources, spec.sources[0])]
     rows: list[Score] = []
     if any_subset:
@@ -104,6 +112,7 @@ def score_subsets(
                 continue  # where a contrast may be source and target: nothing is left to predict
             with show(f"score {'+'.join(names)}") as tick:
                 how: dict[str, Any] = {"reading": reading, "progress": tick, "device": device, "keep": keep, "cases": cases}
+                how |= {"labels": meaning if meaning is not None else AUTO}
                 found = pipeline.evaluate([run], data, split, [protocol], inputs=names, strict=True, **how)
             rows += renamed(found.rows, "+".join(names))
     if not each or out is None:
@@ -112,7 +121,7 @@ def score_subsets(
     if few:
         say(f"left out, as {config.method} takes {spec.sources[0]} sources or more: {', '.join('+'.join(names) for names in few)}")
     words: dict[str, Any] = {"show": show, "train_show": train_show, "reading": reading, "cache": cache}
-    predicts: dict[str, Any] = {"reading": reading, "device": device, "keep": keep}
+    predicts: dict[str, Any] = {"reading": reading, "device": device, "keep": keep, "labels": labels}
     return rows + _run_each(cells, loaded, data, out, Scoring((protocol,), split), words, predicts)
 
 
@@ -165,16 +174,18 @@ def _run_each(
     return rows
 
 
-def _one_protocol(name: str) -> None:
-    """Check that a word is one protocol.
+def _one_protocol(name: str) -> Protocol:
+    """The protocol of a word.
 
     Raises:
         UsageError: it is none, or all of them.
     """
     from synthmr.evaluate.protocols import get_protocols
 
-    if len(get_protocols([name])) > 1:
+    first, *others = get_protocols([name])
+    if others:
         raise UsageError(f"--protocol {name}: the table of subsets is of one protocol; name one, such as masked-volume.")
+    return first
 
 
 def _with(config: RunConfig, sources: tuple[str, ...], budget: Mapping[str, float] | None) -> RunConfig:

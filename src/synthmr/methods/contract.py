@@ -184,7 +184,8 @@ class NeuralMethod(nn.Module, Method):
         """Check, before training, that the data have what the options ask for.
 
         Args:
-            labels: those that occur in the training cases' segmentations; None if a case has none.
+            labels: those that occur in the training cases' segmentations (`synthmr.labels.Seen`, which knows the cases' names too);
+                None if a case has none.
 
         Returns:
             Sentences for the user: what is left out, and why.

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from synthmr.batch import Batch, Output
 from synthmr.errors import DataError, UsageError, did_you_mean
-from synthmr.labels import CLASSES, Convention, convention_of, conventions, get, to_classes, tumour
+from synthmr.labels import AUTO, CLASSES, Convention, Seen, conventions, decide, get, to_classes
 from synthmr.methods.contract import NeuralMethod, Spec, Update, check_wanted
 from synthmr.methods.parts.blocks import init_normal
 from synthmr.methods.parts.convention import NO_LABELS, code_of, convention_from, is_gone, named_labels
@@ -79,7 +79,7 @@ class MafNetOptions:
         segmenter_filters: width of the U-Net's first layer.
         segmenter_rate: its learning rate as a factor of the generator's; a quarter in the paper.
         labels: convention of the segmentation's labels: a name of `synthmr.labels.conventions`, your own YAML file, or auto: what
-            the labels of all training cases tell.
+            labels and names of all training cases tell (`synthmr.labels.decide`).
         alone: share of the training in which the synthesis learns alone.
         synthesis_weight: lambda of Eq. 6.
         gan: lsgan or log.
@@ -323,17 +323,21 @@ class MafNet(NeuralMethod):
             return []
         problem = "not every training case has a segmentation"
         if labels is not None:
-            present = np.asarray(sorted(labels))
+            labels = labels if isinstance(labels, Seen) else sorted(labels)
             try:
-                found = tumour(convention_of(present)) if options.labels == "auto" else named_labels(options.labels)
-                if found.classes(present).any():
-                    self.convention.fill_(code_of(found))
-                    return []
-                problem = "no training case has a tumour label"
+                named = AUTO if options.labels == AUTO else named_labels(options.labels)
+                meaning = decide(labels, named=named)
             except DataError as error:
-                if options.labels != "auto":
-                    raise UsageError(f"options.labels={options.labels}, but {error}") from None
-                problem = str(error).rstrip(".")
+                raise UsageError(f"options.labels={options.labels}, but {error}") from None
+            found = meaning.convention
+            if found is not None and found.is_tumour and found.classes(np.asarray([*labels])).any():
+                self.convention.fill_(code_of(found))
+                return []
+            problem = "no training case has a tumour label"
+            if found is None:
+                problem = f"{meaning.doubt} (name theirs with options.labels)"
+            elif meaning.present and not found.is_tumour:
+                problem = f"{meaning.why}, which is no tumour"
         self.convention.fill_(NO_LABELS)
         if options.joint == "true":
             raise UsageError(f"options.joint=true, but {problem}; options.joint=auto trains the synthesis alone.")

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from synthmr.config import to_dict
 from synthmr.errors import DataError
+from synthmr.labels import AUTO
 from synthmr.reading import Reading
 
 if TYPE_CHECKING:
     from synthmr.evaluate.scores import Score, ScoreResult
+    from synthmr.labels import Convention, Meaning
     from synthmr.pipeline.ticks import Tick
     from synthmr.predict.settings import PredictSettings
     from synthmr.predictions import Predicted
@@ -34,6 +36,7 @@ def evaluate(
     keep: bool = True,
     cases: Collection[str] | None = None,
     strict: bool = False,
+    labels: str | Path | Convention | Meaning = AUTO,
 ) -> ScoreResult:
     """Predict and score: the scores, with what was left out and what the linter says. A bad case costs itself alone.
 
@@ -54,16 +57,19 @@ def evaluate(
         keep: keep predictions for the next time, and take those that are kept.
         cases: names of those cases of the part that are scored; None: all.
         strict: a case that cannot be scored is a DataError.
+        labels: what the numbers of segmentations mean: a name of `synthmr.labels.conventions`, your own YAML file, or auto: what
+            names and labels of all cases that are scored tell.
 
     Returns:
         The scores. A case that lacks the truth or an input is named in ``skipped``, one that cannot be read in ``failed``, too.
 
     Raises:
-        UsageError: unknown protocol, metric, split or device, or inputs that a run cannot do with.
-        DataError: there is no case, or none could be scored.
+        UsageError: unknown protocol, metric, split, device or label convention, or inputs that a run cannot do with.
+        DataError: there is no case, or none could be scored; labels are not of the convention that is named.
     """
     from dataclasses import replace
 
+    from synthmr.evaluate.apply import needs_meaning
     from synthmr.evaluate.protocols import get_protocols
     from synthmr.evaluate.scores import join
     from synthmr.predict.precision import resolve_device
@@ -76,9 +82,10 @@ def evaluate(
     results = []
     left = LeftOut()
     how: dict[str, Any] = {"device": device, "keep": keep, "cases": cases, "left_out": None if strict else left}
+    how |= {"labels": labels, "labelled": needs_meaning(chosen, regions)}
     for predicted in predictions(runs, data, split, settings, reading, progress, inputs, **how):
-        labels = tissue_labels(data, tissue, predicted.prepared) if tissue and regions else None
-        results.append(predicted.scores(chosen, regions, labels))
+        tissues = tissue_labels(data, tissue, predicted.prepared) if tissue and regions else None
+        results.append(predicted.scores(chosen, regions, tissues))
         if each is not None:
             each(predicted)
     found = join(results)
@@ -101,6 +108,7 @@ def score(
     method: str = "",
     as_written: bool = False,
     reading: Reading | None = None,
+    labels: str = AUTO,
 ) -> ScoreResult:
     """Score NIfTI files from whatever tool: a file, a folder, or the pairs of a table.
 
@@ -109,7 +117,7 @@ def score(
     from synthmr.evaluate.pairs import Given, score_pairs
     from synthmr.evaluate.protocols import get_protocols
 
-    given = Given(mask, segmentation, tissue, method, as_written, reading or Reading())
+    given = Given(mask, segmentation, tissue, method, as_written, reading or Reading(), labels)
     return score_pairs(predictions, truths, get_protocols(protocols), given, metrics, regions, progress)
 
 
@@ -141,6 +149,7 @@ def report(
     progress: Tick | None = None,
     device: str = "auto",
     keep: bool = True,
+    labels: str | Path = AUTO,
 ) -> Path:
     """Score runs and write one self-contained page about them; of many cases, those that it shows are predicted again.
 
@@ -150,13 +159,14 @@ def report(
         data: the cohort; None: where the first run says it was trained on.
         title: heading; empty: methods and target.
         command: that made the page.
-        split, protocols, reading, progress, device, keep: as `evaluate` takes them.
+        split, protocols, reading, progress, device, keep, labels: as `evaluate` takes them.
 
     Raises:
         UsageError: no data are known, or the runs cannot be compared.
         DataError: what `evaluate` raises, or the page cannot be written.
     """
     from synthmr.evaluate.lint import lint_lines
+    from synthmr.evaluate.scores import label_lines
     from synthmr.predictions import Kept
     from synthmr.report.html import MOST_CASES
     from synthmr.report.run_page import known_data, write_report
@@ -166,11 +176,12 @@ def report(
     data = data if data is not None else known_data(folders[0].info, runs[0])
     kept = Kept(MOST_CASES)
     how: dict[str, Any] = {"device": device, "keep": keep}
-    found = evaluate(runs, data, split, protocols, None, reading, progress, each=kept.add, **how)
+    found = evaluate(runs, data, split, protocols, None, reading, progress, each=kept.add, labels=labels, **how)
     rows = found.rows
     methods = ", ".join(dict.fromkeys(folder.config.method for folder in folders))
     title = title or f"{methods}: {', '.join(folders[0].config.sources)} to {', '.join(folders[0].config.targets)}"
     notes = [*dict.fromkeys(f"Left out: {line}" for line in found.skipped), *lint_lines(found.warnings)]
+    notes += [f"Segmentations: {line}." for line in label_lines(found.labels)]
     if len(folders) > 1:
         notes += [row["text"] for row in compare(rows)]
     words: dict[str, Any] = {"reading": reading, "progress": progress, **how}

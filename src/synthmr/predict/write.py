@@ -19,8 +19,12 @@ from synthmr.case import Volume, check_name
 from synthmr.contrasts import MASK, SEGMENTATION
 from synthmr.documents import read_json_object
 from synthmr.errors import DataError, UsageError, did_you_mean
+from synthmr.labels import describe, get
 from synthmr.predict.prediction import Prediction
 from synthmr.prepare.brightness import Brightness
+
+#: the label convention of segmentations that are written, whatever the training data's is; the sidecar says it
+WRITTEN = "brats2017"
 
 INTENSITIES = ("scanner", "normalized")
 
@@ -76,13 +80,12 @@ def on_source_grid(prediction: Prediction, contrast: str, intensity: str = "scan
     Raises:
         DataError: it was not predicted.
     """
-    from synthmr.labels import to_brats
     from synthmr.prepare.case import restore
 
     if contrast in prediction.maps:
         array = prediction.maps[contrast]
     elif contrast == SEGMENTATION and prediction.segmentation is not None:
-        array = to_brats(prediction.segmentation).astype(np.uint8)
+        array = get(WRITTEN).numbers(prediction.segmentation).astype(np.uint8)
     else:
         array = prediction.scanner(contrast) if intensity == "scanner" else prediction.unit(contrast)
     return restore(array, prediction.history, fill=0)
@@ -195,7 +198,8 @@ def _scale(prediction: Prediction, contrast: str, intensity: str, brightness: Br
     """
     if contrast not in prediction.images:
         kind = contrast.partition("-")[0]
-        return {"units": MAP_UNITS.get(kind, MAP_UNITS[""])}
+        labels = {"labels": describe(WRITTEN)} if kind == SEGMENTATION else {}
+        return {"units": MAP_UNITS.get(kind, MAP_UNITS[""]), **labels}
     units, factor = prediction.units[contrast], prediction.brightness.get(contrast, 1.0)
     found: dict[str, Any] = {
         "units": UNITS[intensity],

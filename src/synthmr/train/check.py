@@ -12,7 +12,7 @@ from synthmr.data.reader import Reader
 from synthmr.data.split import Split
 from synthmr.data.store import Store
 from synthmr.errors import UsageError
-from synthmr.labels import present_in
+from synthmr.labels import Evidence, Seen, present_in
 from synthmr.run import LoadedRun, RunFolder
 
 
@@ -44,14 +44,14 @@ def check_resumed(folder: RunFolder, config: RunConfig, store: Store, split: Spl
         )
 
 
-def labels_in(method: Any, reader: Reader, split: Split) -> tuple[int, ...] | None:
+def labels_in(method: Any, reader: Reader, split: Split) -> Seen | None:
     """The labels of the segmentations of the training cases (and of validation, where the method needs them); None if a case
-    has none, or the method uses none."""
+    has none, or the method uses none. A store knows the names of cases, not of files."""
     # what a method cannot do without, it needs in validation, too
     names = (*split.train, *split.validation) if "segmentation" in method.needs else split.train
     if "segmentation" not in (*method.needs, *method.spec.maps) or not all(reader.segmented(name) for name in names):
         return None
-    return tuple(sorted({label for name in names for label in present_in(np.asarray(reader.segmentation(name)))}))
+    return Seen(tuple(Evidence.of(present_in(np.asarray(reader.segmentation(name))), case=name) for name in names))
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
