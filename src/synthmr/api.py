@@ -305,6 +305,7 @@ def evaluate(
     nan_to_zero: bool = False,
     device: str = "auto",
     keep: bool = True,
+    force: bool = False,
 ) -> ScoreResult:
     """Predict and score held-out cases.
 
@@ -327,6 +328,7 @@ def evaluate(
         nan_to_zero: read NaN outside the brain as 0; inside the brain they stay an error.
         device: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions for the next time, and take those that are kept.
+        force: go on with images that are certainly not what the run was trained on; it is recorded.
 
     Returns:
         ``.rows`` (typed scores), ``.frame()``, ``.warnings``, ``.skipped`` and ``.labels``.
@@ -347,6 +349,7 @@ def evaluate(
         tissue=tissue,
         device=device,
         keep=keep,
+        force=force,
     )
 
 
@@ -371,6 +374,7 @@ def synthesize(
     nan_to_zero: bool = False,
     device: str = "auto",
     keep: bool = True,
+    force: bool = False,
 ) -> Summary:
     """Write the synthetic volume of every case of a cohort; a case that fails does not stop the others.
 
@@ -394,9 +398,10 @@ def synthesize(
         nan_to_zero: read NaN outside the brain as 0; inside the brain they stay an error.
         device: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions for the next time, and take those that are kept.
+        force: go on with images that are certainly not what the run was trained on; it is recorded.
 
     Returns:
-        ``done``, ``skipped``, ``failed`` and ``notes``.
+        ``done``, ``skipped``, ``failed``, ``notes`` and ``warnings``.
 
     Raises:
         UsageError: an unknown word.
@@ -415,6 +420,7 @@ def synthesize(
         optional(lesion_mask),
         device=device,
         keep=keep,
+        force=force,
     )
 
 

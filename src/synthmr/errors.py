@@ -17,6 +17,10 @@ from collections.abc import Iterable
 from typing import Any
 
 
+class SynthmrWarning(UserWarning):
+    """Something to know about a result in Python; on the command line it is a line in the terminal."""
+
+
 class SynthmrError(Exception):
     """Root of all errors that synthmr raises on purpose."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from synthmr.evaluate.scores import ScoreResult
     from synthmr.predict.predictor import Predictor
     from synthmr.predict.settings import PredictSettings
+    from synthmr.prepare.domain import Alarm
     from synthmr.reading import Reading
     from synthmr.run import LoadedRun
 
@@ -32,7 +33,7 @@ class Predicted:
 
     ``segmentations`` holds, for the runs that segment tumours, (predicted, true) classes ``(X, Y, Z)``; ``borders``, for those
     that were predicted tile by tile, where tiles begin and end along X, Y and Z. ``subject`` is the person, whose cases count as
-    one; empty: whom the case's name says.
+    one; empty: whom the case's name says. ``alarms`` say in what the case is outside of what the runs were trained on.
     """
 
     prepared: PreparedCase
@@ -41,10 +42,12 @@ class Predicted:
     segmentations: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     borders: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     subject: str = ""
+    alarms: tuple[Alarm, ...] = ()
 
     def scores(self, protocols: Sequence[Protocol], regions: bool = False, tissue: np.ndarray | None = None) -> ScoreResult:
         """Score every prediction under every protocol; arguments of `pipeline.evaluate`, ``tissue`` as of `tissue_labels`."""
         from synthmr.evaluate.apply import Head, apply_protocols
+        from synthmr.evaluate.lint import domain_warning
         from synthmr.evaluate.scores import ScoreResult, join
         from synthmr.evaluate.scoring import score_input
         from synthmr.evaluate.segmentation import score_segmentation, segmentation_rows
@@ -58,6 +61,7 @@ class Predicted:
         for method, (predicted, truth) in self.segmentations.items():
             values = score_segmentation(predicted, truth, self.prepared.spacing)
             results.append(ScoreResult(segmentation_rows(self.prepared.name, method, values, self.subject)))
+        results.append(ScoreResult([], [domain_warning(alarm, self.prepared.name) for alarm in self.alarms]))
         return join(results)
 
 
@@ -104,12 +108,14 @@ def predictions(
     device: str = "auto",
     keep: bool = True,
     left_out: LeftOut | None = None,
+    force: bool = False,
 ) -> Iterator[Predicted]:
     """Predict held-out cases with one or more runs, a case at a time.
 
     ``inputs`` are the contrasts that the runs are given (none: all), ``names`` what they are called (none: by method or folder),
     ``cases`` those of the split that are predicted (None: all). With ``keep``, predictions are kept for the next time, and kept
-    ones are taken. With ``left_out``, a case that cannot be predicted costs itself alone, and is named there.
+    ones are taken. With ``left_out``, a case that cannot be predicted costs itself alone, and is named there. With ``force``,
+    images too are taken that are certainly not what a run was trained on.
 
     Raises:
         UsageError: runs that have no target in common, or were prepared in other ways than the first: their numbers
@@ -118,7 +124,7 @@ def predictions(
     """
     from synthmr.io.index import find
 
-    predictors = open_runs(runs, names, settings, device, keep)
+    predictors = open_runs(runs, names, settings, device, keep, force)
     cohort = find(data, reading)
     runs_of = [predictor.run for predictor in predictors.values()]
     part = select(cohort, split_of(cohort, runs_of[0].split, reading), split)
@@ -153,6 +159,7 @@ def open_runs(
     settings: PredictSettings | None = None,
     device: str = "auto",
     keep: bool = True,
+    force: bool = False,
 ) -> dict[str, Predictor]:
     """A predictor a run, under its name; arguments of `predictions`.
 
@@ -173,7 +180,8 @@ def open_runs(
                 f"{name} gives {', '.join(run.config.targets)} with normalizer {run.config.prepare.normalizer}, the first run gives"
                 f" {', '.join(first.config.targets)} with {first.config.prepare.normalizer}: evaluate them apart."
             )
-    return {name: Predictor(run, settings, device, Keep.of_run(run.folder.path) if keep else None) for name, run in loaded.items()}
+    kept = {name: Keep.of_run(run.folder.path) if keep else None for name, run in loaded.items()}
+    return {name: Predictor(run, settings, device, kept[name], force) for name, run in loaded.items()}
 
 
 def _common(targets: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -200,6 +208,7 @@ def _predict(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[s
     images: dict[str, dict[str, np.ndarray]] = {}
     borders: dict[str, Sequence[Sequence[int]]] = {}
     segmented: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    alarms: dict[Alarm, None] = {}
     common = _common([predictor.targets for predictor in predictors.values()])
     for name in inputs:
         case.image(name)  # says what is missing: a prediction from fewer would stand under the same heading
@@ -218,6 +227,7 @@ def _predict(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[s
             if key not in prepared:
                 prepared[key] = predictor.prepare(case, given, wanted)
             ready = prepared[key]
+            alarms |= dict.fromkeys(predictor.alarms(case.name, ready.history))
             maps = (SEGMENTATION,) if segments(run.method) and ready.segmentation is not None else ()
             if inputs:
                 prediction = predictor(replace(ready, given=tuple(inputs)), wanted, maps)
@@ -235,7 +245,8 @@ def _predict(case: Case, predictors: Mapping[str, Predictor], inputs: Sequence[s
                 truth = to_classes(ready.segmentation, run.method.label_convention)
                 segmented[name] = (prediction.segmentation, truth)
     for number, (target, predicted) in enumerate(images.items()):
-        yield Predicted(truths[target], target, predicted, segmented if number == 0 else {}, borders, case.subject)
+        more = (segmented, tuple(alarms)) if number == 0 else ({}, ())
+        yield Predicted(truths[target], target, predicted, more[0], borders, case.subject, more[1])
 
 
 def split_of(cohort: Cohort, split: Split, reading: Reading | None) -> Split:

@@ -10,6 +10,9 @@ outside the truth costs nothing |
 | ``background`` | most voxels that count are background | they are right by definition |
 | ``cut-off`` | whole slices of the brain are empty in the truth | the field of view ended there; a right prediction is punished |
 | ``units`` | prediction and truth differ by a factor of 4 or more, or in their background | the files are in different units |
+| ``brightness`` | one factor and offset for the volume lift PSNR by 6 dB or more (``structure_psnr``) | brightness or units are \
+wrong, not structure |
+| ``domain.*`` | a case is outside of what the run was trained on (`synthmr.prepare.domain`) | its score is not that of others |
 | ``slice-tests`` | several values of one subject in a table | slices of a subject are not independent samples |
 
 The last is found by `synthmr.evaluate.statistics.check_units`.
@@ -19,13 +22,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from synthmr.case import PLANES
 from synthmr.evaluate.counted import ScoreInput, chosen_slices
 from synthmr.evaluate.protocols import Protocol
+from synthmr.prepare.domain import Alarm
 
 #: a slice of the brain with fewer mask voxels says nothing about the field of view
 CUT_VOXELS = 100
@@ -54,12 +59,27 @@ class LintWarning:
         protocol: whose scores it is about; empty: all.
         label: of the image that it was found in; empty: the protocol itself.
         text: what was found and what follows.
+        number: that was found, of the codes ``domain.*`` (`synthmr.prepare.domain`).
+        allowed: (low, high) by the training cases, likewise.
     """
 
     code: str
     protocol: str
     label: str
     text: str
+    number: float | None = None
+    allowed: tuple[float, float] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: number and allowed where there are any."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def domain_warning(alarm: Alarm, case: str) -> LintWarning:
+    """What of a case is outside of what a run was trained on, as a warning about its scores."""
+    data = alarm.as_dict()
+    low, high = data["allowed"]
+    return LintWarning(alarm.code, "", case, alarm.text, data["number"], (low, high))
 
 
 def lint_protocol(protocol: Protocol) -> list[LintWarning]:

@@ -34,6 +34,7 @@ def evaluate(
     keep: bool = True,
     cases: Collection[str] | None = None,
     strict: bool = False,
+    force: bool = False,
 ) -> ScoreResult:
     """Predict and score: the scores, with what was left out and what the linter says. A bad case costs itself alone.
 
@@ -54,6 +55,7 @@ def evaluate(
         keep: keep predictions for the next time, and take those that are kept.
         cases: names of those cases of the part that are scored; None: all.
         strict: a case that cannot be scored is a DataError.
+        force: score cases too whose images are certainly not what a run was trained on.
 
     Returns:
         The scores. A case that lacks the truth or an input is named in ``skipped``, one that cannot be read in ``failed``, too.
@@ -75,7 +77,7 @@ def evaluate(
         chosen = [replace(protocol, metrics=tuple(metrics)) for protocol in chosen]
     results = []
     left = LeftOut()
-    how: dict[str, Any] = {"device": device, "keep": keep, "cases": cases, "left_out": None if strict else left}
+    how: dict[str, Any] = {"device": device, "keep": keep, "force": force, "cases": cases, "left_out": None if strict else left}
     for predicted in predictions(runs, data, split, settings, reading, progress, inputs, **how):
         labels = tissue_labels(data, tissue, predicted.prepared) if tissue and regions else None
         results.append(predicted.scores(chosen, regions, labels))
@@ -141,6 +143,7 @@ def report(
     progress: Tick | None = None,
     device: str = "auto",
     keep: bool = True,
+    force: bool = False,
 ) -> Path:
     """Score runs and write one self-contained page about them; of many cases, those that it shows are predicted again.
 
@@ -150,7 +153,7 @@ def report(
         data: the cohort; None: where the first run says it was trained on.
         title: heading; empty: methods and target.
         command: that made the page.
-        split, protocols, reading, progress, device, keep: as `evaluate` takes them.
+        split, protocols, reading, progress, device, keep, force: as `evaluate` takes them.
 
     Raises:
         UsageError: no data are known, or the runs cannot be compared.
@@ -165,7 +168,7 @@ def report(
     folders = [RunFolder.open(run) for run in runs]
     data = data if data is not None else known_data(folders[0].info, runs[0])
     kept = Kept(MOST_CASES)
-    how: dict[str, Any] = {"device": device, "keep": keep}
+    how: dict[str, Any] = {"device": device, "keep": keep, "force": force}
     found = evaluate(runs, data, split, protocols, None, reading, progress, each=kept.add, **how)
     rows = found.rows
     methods = ", ".join(dict.fromkeys(folder.config.method for folder in folders))
