@@ -44,6 +44,8 @@ FACTOR = 4.0
 BACKGROUND_SHARE = 0.5
 #: voxels of the truth that are 0 inside the brain before their agreement means anything
 ZEROS = 50
+#: dB by which the score after one gain and offset may lie above the plain one
+BRIGHTNESS_DB = 6.0
 #: nearer to 0 than this is 0: a z-score and back is off in the last digit
 ZERO = 1e-6
 #: difference between the typical values outside the brain above which prediction and truth are in different units
@@ -129,6 +131,20 @@ def lint_images(scored: ScoreInput, protocols: Iterable[Protocol], truth_mask: b
         for code, text in _counted(scored, protocol):
             warn(code, protocol.name, text)
     return found
+
+
+def lint_brightness(scored: ScoreInput) -> list[LintWarning]:
+    """Whether one gain and offset for the whole brain would lift the score by `BRIGHTNESS_DB`: units are wrong, not structure."""
+    from synthmr.evaluate.metrics import psnr, structure_psnr
+
+    images = (scored.prediction, scored.truth)
+    plain, structure = psnr(*images, 1.0, scored.mask), structure_psnr(*images, 1.0, scored.mask)
+    if not np.isfinite(plain) or structure - plain < BRIGHTNESS_DB:
+        return []
+    ends = [float(np.median(image[scored.mask])) for image in images]
+    ratio = f" the prediction's median is {ends[0] / ends[1]:.3g} times the truth's;" if ends[1] else ""
+    text = f"PSNR is {plain:.2f} dB, and {structure:.2f} dB after one gain and offset:{ratio} are both in the same units?"
+    return [LintWarning("brightness", "", scored.label, text)]
 
 
 def cut_off(scored: ScoreInput) -> dict[str, int]:

@@ -24,7 +24,7 @@ are those that no acquisition explains; a prediction from such images is refused
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,12 +38,12 @@ VERSION = 1
 RULES: Mapping[str, tuple[str, float, str, bool]] = {
     "air": ("domain.background", 0.15, "the air around the head is {} of the brain's median", False),
     "negative": ("domain.negative", 0.05, "{} of the brain's voxels are below the background", False),
-    "p5": ("domain.contrast", 1.2, "the 5th percentile of the brain is {} of its median", True),
-    "p25": ("domain.contrast", 0.3, "the 25th percentile of the brain is {} of its median", True),
+    "p5": ("domain.contrast", 1.6, "the 5th percentile of the brain is {} of its median", True),
+    "p25": ("domain.contrast", 0.4, "the 25th percentile of the brain is {} of its median", True),
     "p75": ("domain.contrast", 0.2, "the 75th percentile of the brain is {} of its median", True),
     "top": ("domain.contrast", 0.45, "the 99.5th percentile of the brain is {} of its median", True),
     "surface": ("domain.contrast", 0.35, "the surface of the brain is {} of its median", True),
-    "core": ("domain.contrast", 0.8, "the darkest tissue deep in the brain is {} of the median", True),
+    "core": ("domain.contrast", 1.1, "the darkest tissue deep in the brain is {} of the median", True),
     "gain": ("domain.units", float(np.log(10)), "the 99.5th percentile of the brain is {}", True),
     "noise": ("domain.noise", float(np.log(1.8)), "noise is {} of the brain's median", True),
     "x": ("domain.spacing", float(np.log(1.25)), "voxels measure {} mm along x", True),
@@ -71,9 +71,13 @@ WEIGHED = {"p5": 0.25, "p25": 0.08, "p75": 0.06, "top": 0.12, "surface": 0.1, "c
 PAIR_FLOOR, PAIR_WEIGHT = 0.12, 2.0
 #: most that one number adds
 CLIP = 16.0
-#: by how much images must fit other names better: at most 0.8 for right names in 12 BraTS and 6 phantom subjects, each against the
-#: others; from here on it is told, and from `SURE` on it is certain
-MARGIN, SURE = 6.0, 10.0
+#: by how much the images must fit each other's names better, and how well (mean squared standard deviation of a number), to be
+#: told; from `SURE` on it is certain. At most 0.8 for right names in 12 BraTS and 6 phantom subjects, each against the others
+MARGIN, SURE, FIT = 6.0, 10.0, 4.0
+#: the same of one image that fits a name that none of the others has: at most 6 in these, or 29 with a fit of 2.2
+OTHER_MARGIN, OTHER_SURE, OTHER_FIT = 10.0, 15.0, 1.5
+#: codes that explain odd contrast: with one of them nothing about the contrast is certain
+EXPLAIN = frozenset({"domain.spacing", "domain.fov", "domain.skull", "domain.noise"})
 #: most sources of which every order is tried
 ORDERS = 5
 
@@ -205,6 +209,10 @@ class Domain:
         spoken = {name for alarm, owners in told if alarm.certain for name in owners}
         told += [(alarm, owners) for alarm, owners in self._numbers(part) if not spoken & set(owners) or not owners]
         alarms = [*(alarm for alarm, _ in told), *self._skull(found), *self._trained(images, case)]
+        if EXPLAIN & {alarm.code for alarm in alarms}:
+            alarms = [
+                replace(alarm, certain=False) if alarm.code in ("domain.contrast", "domain.swapped") else alarm for alarm in alarms
+            ]
         return tuple(sorted(alarms, key=lambda alarm: not alarm.certain))
 
     def _numbers(self, found: Mapping[str, Any]) -> Iterable[tuple[Alarm, tuple[str, ...]]]:
@@ -273,21 +281,23 @@ class Domain:
         names = tuple(found["images"])
         shapes = {name: {key: flat(found)[f"{name}.{key}"] for key in WEIGHED} for name in names}
         pairs = {tuple(pair.split("+")): value for pair, value in found["correlations"].items()}
-        own = self._misfit(names, names, shapes, pairs)
-        best, given = own, names
+        own, _ = self._misfit(names, names, shapes, pairs)
+        best: tuple[float, tuple[str, ...], bool] = (0.0, names, True)
         for other in self._orders(names):
-            misfit = self._misfit(names, other, shapes, pairs)
-            if misfit < best:
-                best, given = misfit, other
-        gain = own - best
-        if gain < MARGIN:
+            misfit, fit = self._misfit(names, other, shapes, pairs)
+            swapped = sorted(other) == sorted(names)
+            enough, most = (MARGIN, FIT) if swapped else (OTHER_MARGIN, OTHER_FIT)
+            if own - misfit >= enough and fit <= most and own - misfit > best[0]:
+                best = own - misfit, other, swapped
+        gain, given, swapped = best
+        if given == names:
             return
+        enough, sure = (MARGIN, SURE) if swapped else (OTHER_MARGIN, OTHER_SURE)
         moved = [(name, other) for name, other in zip(names, given, strict=True) if name != other]
         words = " and ".join(f"{name} looks like {other}" for name, other in moved)
-        swapped = sorted(given) == sorted(names)
         code, fix = ("domain.swapped", "were the files swapped") if swapped else ("domain.contrast", "is it the right file")
-        text = f"{words} (these names fit better by {gain:.3g}, {MARGIN:g} is allowed): {fix}?"
-        yield Alarm(code, text, gain, (0.0, MARGIN), gain >= SURE), tuple(name for name, _ in moved)
+        text = f"{words} (these names fit better by {gain:.3g}, {enough:g} is allowed): {fix}?"
+        yield Alarm(code, text, gain, (0.0, enough), gain >= sure), tuple(name for name, _ in moved)
 
     def _orders(self, names: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
         """Other names that images may have: each other's, or one of another contrast that the run knows."""
@@ -312,9 +322,9 @@ class Domain:
         given: tuple[str, ...],
         shapes: Mapping[str, Mapping[str, float]],
         pairs: Mapping[tuple[str, ...], float],
-    ) -> float:
-        """How badly images ``names`` fit as what ``given`` calls them, in squared standard deviations."""
-        total = 0.0
+    ) -> tuple[float, float]:
+        """How badly images ``names`` fit as what ``given`` calls them, in squared standard deviations: (sum, mean of a number)."""
+        total, count = 0.0, len(names) * float(len(WEIGHED))
         for name, role in zip(names, given, strict=True):
             total += sum(self._off(f"{role}.{key}", shapes[name][key], floor) for key, floor in WEIGHED.items())
         for number, one in enumerate(names):
@@ -323,7 +333,8 @@ class Domain:
                 known = "+".join(sorted((given[number], two)))
                 if value is not None and known in self.ranges:
                     total += PAIR_WEIGHT * self._off(known, value, PAIR_FLOOR)
-        return total
+                    count += PAIR_WEIGHT
+        return total, total / max(count, 1.0)
 
     def _off(self, name: str, value: float, floor: float) -> float:
         """Squared distance of a number from its median in training, in standard deviations, at most `CLIP`."""
