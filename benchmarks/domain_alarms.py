@@ -4,8 +4,8 @@
 
 Each folder is a cohort; a set of fewer than four cases is compared with the first set instead. Of every case the domain of the
 others is learnt (`synthmr.prepare.domain`), and the case is compared with it: unchanged, where every alarm is a false one, and with
-simulated faults, where the alarm that is meant must come. Nothing is trained. Of volumes with voxels below 1.5 mm every second voxel
-along each axis is taken.
+simulated faults, where the alarm that is meant must come. Nothing is trained. Of volumes with voxels below 1.5 mm every second
+voxel along each axis is taken.
 """
 
 from __future__ import annotations
@@ -124,6 +124,12 @@ MORE: Mapping[str, tuple[Callable[[Images], Images], str]] = {
     "T1w and FLAIR swapped": (swap("T1w", "FLAIR"), "domain.swapped"),
     "T1w is FLAIR's file": (copy("T1w", "FLAIR"), "domain.contrast"),
 }
+#: with two sources, where the file is of a target of the run
+OTHER: Mapping[str, tuple[Callable[[Images], Images], str]] = {
+    "T1w is FLAIR, unasked": (copy("T1w", "FLAIR"), "domain.contrast"),
+    "T2w is FLAIR, unasked": (copy("T2w", "FLAIR"), "domain.contrast"),
+    "T2w is T1ce, unasked": (copy("T2w", "T1ce"), "domain.contrast"),
+}
 
 
 def main(folders: Mapping[str, Path]) -> None:
@@ -143,7 +149,13 @@ def main(folders: Mapping[str, Path]) -> None:
         for sources in SOURCES:
             codes: dict[str, int] = {}
             refused = 0
-            for case, found in cases.items():
+            for case, whole in cases.items():
+                # its mask is made of the sources alone, as in a prediction
+                found = (
+                    whole
+                    if set(sources) == set(whole["images"])
+                    else look({name: cohorts[word][case][name] for name in sources}, case)
+                )
                 others = {name: other for name, other in (cases if alone else facts[first]).items() if name != case}
                 alarms = Domain.learn(others).compare(found, sources)
                 for code in {alarm.code for alarm in alarms}:
@@ -159,13 +171,15 @@ def main(folders: Mapping[str, Path]) -> None:
     for word, cases in cohorts.items():
         if len(cases) < 4:
             continue
-        for fault, (change, meant) in {**FAULTS, **MORE}.items():
+        for fault, (change, meant) in {**FAULTS, **MORE, **OTHER}.items():
             sources = SOURCES[1] if fault in MORE else SOURCES[0]
             hit = certain = 0
             for case, images in cases.items():
                 domain = Domain.learn({name: other for name, other in facts[word].items() if name != case})
                 try:
-                    alarms = domain.compare(look(change({name: images[name] for name in sources}), case))
+                    taken = images if fault in OTHER else {name: images[name] for name in sources}
+                    changed = change(taken)
+                    alarms = domain.compare(look({name: changed[name] for name in sources}, case))
                 except Exception as error:  # preparation itself may refuse what a fault left
                     print(word, fault, case, error)
                     hit, certain = hit + 1, certain + 1

@@ -140,11 +140,11 @@ class RunFolder:
             RunError: it is damaged.
         """
         path = self.path / DOMAIN
-        if not path.is_file():
+        if not path.exists():
             return None
         try:
-            return Domain.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+            return Domain.from_json(read_json_object(path))
+        except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(
                 f"{path} of the run is damaged ({' '.join(str(error).split())}); restore it, or delete it: cases are compared with"
                 " the training cases no more."

@@ -23,7 +23,7 @@ are those that no acquisition explains; a prediction from such images is refused
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,8 +74,9 @@ CLIP = 16.0
 #: by how much the images must fit each other's names better, and how well (mean squared standard deviation of a number), to be
 #: told; from `SURE` on it is certain. At most 0.8 for right names in 12 BraTS and 6 phantom subjects, each against the others
 MARGIN, SURE, FIT = 6.0, 10.0, 4.0
-#: the same of one image that fits a name that none of the others has: at most 6 in these, or 29 with a fit of 2.2
-OTHER_MARGIN, OTHER_SURE, OTHER_FIT = 10.0, 15.0, 1.5
+#: the same of one image that fits a name that none of the others has, where a number of it is outside already, and, in place of
+#: both margins, where none is: one subject of the 18 has 23 to 29 then, all others at most 6
+OTHER_MARGIN, OTHER_SURE, OTHER_FIT, OTHER_ALONE = 10.0, 15.0, 1.5, 35.0
 #: codes that explain odd contrast: with one of them nothing about the contrast is certain
 EXPLAIN = frozenset({"domain.spacing", "domain.fov", "domain.skull", "domain.noise"})
 #: most sources of which every order is tried
@@ -205,9 +206,11 @@ class Domain:
         images = {name: image for name, image in found["images"].items() if names is None or name in names}
         known = {name: image for name, image in images.items() if f"{name}.gain" in self.ranges}
         part = {**found, "images": known}
-        told = [*self._named(part), *self._constants(part)]
+        numbers = list(self._numbers(part))
+        odd = {name for alarm, owners in numbers if alarm.code == "domain.contrast" for name in owners}
+        told = [*self._named(part, odd), *self._constants(part)]
         spoken = {name for alarm, owners in told if alarm.certain for name in owners}
-        told += [(alarm, owners) for alarm, owners in self._numbers(part) if not spoken & set(owners) or not owners]
+        told += [(alarm, owners) for alarm, owners in numbers if not spoken & set(owners) or not owners]
         alarms = [*(alarm for alarm, _ in told), *self._skull(found), *self._trained(images, case)]
         if EXPLAIN & {alarm.code for alarm in alarms}:
             alarms = [
@@ -276,8 +279,11 @@ class Domain:
 
     # --- other names
 
-    def _named(self, found: Mapping[str, Any]) -> Iterable[tuple[Alarm, tuple[str, ...]]]:
-        """Images that fit other names better than their own: swapped sources, or another contrast of the run."""
+    def _named(self, found: Mapping[str, Any], odd: Collection[str]) -> Iterable[tuple[Alarm, tuple[str, ...]]]:
+        """Images that fit other names better than their own: swapped sources, or another contrast of the run.
+
+        ``odd`` are the contrasts of which a number is outside already.
+        """
         names = tuple(found["images"])
         shapes = {name: {key: flat(found)[f"{name}.{key}"] for key in WEIGHED} for name in names}
         pairs = {tuple(pair.split("+")): value for pair, value in found["correlations"].items()}
@@ -286,7 +292,8 @@ class Domain:
         for other in self._orders(names):
             misfit, fit = self._misfit(names, other, shapes, pairs)
             swapped = sorted(other) == sorted(names)
-            enough, most = (MARGIN, FIT) if swapped else (OTHER_MARGIN, OTHER_FIT)
+            known = swapped or any(name in odd for name, role in zip(names, other, strict=True) if name != role)
+            enough, most = (MARGIN, FIT) if swapped else (OTHER_MARGIN if known else OTHER_ALONE, OTHER_FIT)
             if own - misfit >= enough and fit <= most and own - misfit > best[0]:
                 best = own - misfit, other, swapped
         gain, given, swapped = best
