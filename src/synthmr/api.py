@@ -306,6 +306,7 @@ def evaluate(
     nan_to_zero: bool = False,
     device: str = "auto",
     keep: bool = True,
+    force: bool = False,
 ) -> ScoreResult:
     """Predict and score held-out cases.
 
@@ -329,6 +330,7 @@ def evaluate(
         nan_to_zero: read NaN outside the brain as 0; inside the brain they stay an error.
         device: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions for the next time, and take those that are kept.
+        force: go on with images that are certainly not what the run was trained on; it is recorded.
 
     Returns:
         ``.rows`` (typed scores), ``.frame()``, ``.warnings``, ``.skipped`` and ``.labels``.
@@ -350,6 +352,7 @@ def evaluate(
         device=device,
         keep=keep,
         labels=str(labels),
+        force=force,
     )
 
 
@@ -374,6 +377,7 @@ def synthesize(
     nan_to_zero: bool = False,
     device: str = "auto",
     keep: bool = True,
+    force: bool = False,
 ) -> Summary:
     """Write the synthetic volume of every case of a cohort; a case that fails does not stop the others.
 
@@ -397,9 +401,10 @@ def synthesize(
         nan_to_zero: read NaN outside the brain as 0; inside the brain they stay an error.
         device: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions for the next time, and take those that are kept.
+        force: go on with images that are certainly not what the run was trained on; it is recorded.
 
     Returns:
-        ``done``, ``skipped``, ``failed`` and ``notes``.
+        ``done``, ``skipped``, ``failed``, ``notes`` and ``warnings``.
 
     Raises:
         UsageError: an unknown word.
@@ -418,6 +423,7 @@ def synthesize(
         optional(lesion_mask),
         device=device,
         keep=keep,
+        force=force,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from synthmr import pipeline
 from synthmr.api import AnyPath, Words, evaluate, optional, synthesize, words
-from synthmr.errors import UsageError
+from synthmr.errors import SynthmrWarning, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,13 +59,14 @@ class Run:
         """``run.json``: versions, machine, training cases, scores of the validation cases, ..."""
         return dict(self._loaded.info)
 
-    def _predictor(self, mode: str = "slices", precision: str = "auto", plane: str = "") -> Predictor:
+    def _predictor(self, mode: str = "slices", precision: str = "auto", plane: str = "", force: bool = False) -> Predictor:
         """The predictor of some settings, whose network is made ready once."""
         from synthmr.predict.predictor import Predictor
 
         settings = pipeline.predict_settings(mode, precision=precision, plane=plane)
         if settings not in self._predictors:
             self._predictors[settings] = Predictor(self._loaded, settings, self._device)
+        self._predictors[settings].force = force
         return self._predictors[settings]
 
     def predict(
@@ -81,6 +83,7 @@ class Run:
         mode: str = "slices",
         precision: str = "auto",
         plane: str = "",
+        force: bool = False,
     ) -> dict[str, Any]:
         """Predict from images: what `synthmr synthesize` would write.
 
@@ -96,13 +99,18 @@ class Run:
             mode: slices (whole) or patches (overlapping, blended).
             precision: auto, 32 or bf16.
             plane: axial, coronal or sagittal slices; empty: as in training.
+            force: predict from images too that are certainly not what the run was trained on.
 
         Returns:
             contrast or label of a map -> nibabel image, float32, on the grid of the first image.
 
         Raises:
             UsageError: a contrast or map that the run does not know, or an array without affine.
-            DataError: images that cannot be used, or grids that differ.
+            DataError: images that cannot be used, grids that differ, or images that are certainly not what the run was trained
+                on.
+
+        Warns:
+            SynthmrWarning: what of the images is outside of what the run was trained on, a warning each.
         """
         from synthmr.contrasts import resolve, squeeze
         from synthmr.io.provenance import description
@@ -116,16 +124,20 @@ class Run:
                 raise UsageError(f"this run takes {', '.join(self.sources)} and was given {name} too; leave that out.")
         wanted = [resolve(word, known) for word in words(target)] or None
         volumes = {name: as_volume(image, name, affine) for name, image in given.items()}
-        predictor = self._predictor(mode, precision, plane)
+        predictor = self._predictor(mode, precision, plane, force)
         labels = (
             None if mask is None else as_volume(mask, "mask", affine),
             None if segmentation is None else as_volume(segmentation, "segmentation", affine),
         )
         arrays: dict[str, np.ndarray] = {}
+        told: dict[str, None] = {}
         for number, (names, part) in enumerate(predictor.plan(tuple(volumes), wanted)):
             prepared = predictor.prepare_volumes({name: volumes[name] for name in names}, *labels, given=names)
+            told |= dict.fromkeys(alarm.text for alarm in predictor.alarms("case", prepared.history))
             prediction = predictor(prepared, part, () if number else words(maps))
             arrays |= file_units(prediction, intensity, spread)
+        for text in told:
+            warnings.warn(text, SynthmrWarning, stacklevel=2)
         like = next(iter(volumes.values()))
         return {name: as_image(array, like, description(self.method, name, self.hash)) for name, array in arrays.items()}
 

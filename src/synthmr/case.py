@@ -83,6 +83,12 @@ def volume_major(slices: np.ndarray, plane: str) -> np.ndarray:
     return np.moveaxis(slices, 0, plane_axis(plane))
 
 
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Voxel edge lengths in millimetres, in array axis order, of a 4x4 voxel index to RAS millimetres."""
+    x, y, z = np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0)).tolist()
+    return (x, y, z)
+
+
 @dataclass(frozen=True, eq=False)
 class Volume:
     """One 3-D image.
@@ -109,8 +115,7 @@ class Volume:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel edge lengths in millimetres, in array axis order."""
-        x, y, z = np.sqrt((np.asarray(self.affine)[:3, :3] ** 2).sum(axis=0)).tolist()
-        return (x, y, z)
+        return spacing_of(self.affine)
 
 
 @dataclass(frozen=True)
@@ -266,5 +271,4 @@ class PreparedCase:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel edge lengths in millimetres, in array axis order."""
-        x, y, z = np.sqrt((np.asarray(self.affine)[:3, :3] ** 2).sum(axis=0)).tolist()
-        return (x, y, z)
+        return spacing_of(self.affine)

@@ -23,6 +23,7 @@ from synthmr.threads import set_threads
 
 if TYPE_CHECKING:
     from synthmr.console import Console
+    from synthmr.prepare.domain import Alarm
 
 app = typer.Typer(
     name="synthmr",
@@ -34,6 +35,10 @@ app = typer.Typer(
 )
 
 _state = {"verbose": 0, "quiet": False}
+
+Force = Annotated[
+    bool, typer.Option("--force", help="Go on with images that are certainly not what the run was trained on; it is recorded.")
+]
 
 
 def _version(show: bool) -> None:
@@ -273,6 +278,7 @@ def synthesize(
     ] = "",
     device: Device = "auto",
     no_keep: NoKeep = False,
+    force: Force = False,
     reading: Reading = AS_IT_IS,
     json: AsJson = False,
 ) -> None:
@@ -288,6 +294,7 @@ def synthesize(
             raise UsageError("give either one folder or CONTRAST=file words, not both.")
         if output is None:
             raise UsageError("CONTRAST=file words need -o FILE, the volume to write.")
+        told: list[Alarm] = []
         written = pipeline.synthesize_files(
             run,
             pairs,
@@ -302,7 +309,10 @@ def synthesize(
             device,
             not no_keep,
             console.say,
+            force,
+            told.append,
         )
+        console.alarms([(output.name, alarm.as_dict()) for alarm in told])
         console.say("\n".join(str(path) for path in written))
         if json:
             console.json([str(path) for path in written])
@@ -328,6 +338,7 @@ def synthesize(
             progress=tick,
             device=device,
             keep=not no_keep,
+            force=force,
         )
     if json:
         console.json(to_dict(summary))
@@ -357,6 +368,7 @@ def evaluate(
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal slices (default: as in training).")] = "",
     device: Device = "auto",
     no_keep: NoKeep = False,
+    force: Force = False,
     reading: Reading = AS_IT_IS,
     json: AsJson = False,
 ) -> None:
@@ -381,6 +393,7 @@ def evaluate(
             device=device,
             keep=not no_keep,
             labels=labels,
+            force=force,
         )
     path = out if out is not None else run / "metrics.csv"
     rows = found.rows
@@ -412,6 +425,7 @@ def report(
     labels: Labels = "auto",
     device: Device = "auto",
     no_keep: NoKeep = False,
+    force: Force = False,
     reading: Reading = AS_IT_IS,
     json: AsJson = False,
 ) -> None:
@@ -428,7 +442,7 @@ def report(
             page.write(source, output, data, command, tick, device, not no_keep)
     else:
         with console.progress("report") as tick:
-            words = (output, data, split, protocol or [], "", command, reading, tick, device, not no_keep, labels)
+            words = (output, data, split, protocol or [], "", command, reading, tick, device, not no_keep, labels, force)
             pipeline.report([source, *(against or [])], *words)
     size = output.stat().st_size / 1e6
     if json:

@@ -310,15 +310,15 @@ class Console:
         self.table("scores" if most < 2 else "scores (mean +- sd over subjects)", table)
 
     def remarks(self, found: ScoreResult) -> None:
-        """Print the linter's warnings, notes and what was left out, on standard error, each once; of units even when quiet."""
+        """Print the linter's warnings, notes and what was left out, on standard error; of units and domain even when quiet."""
         from synthmr.evaluate.lint import lint_lines
 
         for line in dict.fromkeys(found.notes):
             self._note.print(escape(f"note: {line}"), highlight=False)
         for line in dict.fromkeys(found.skipped):
             self._note.print(escape(f"left out: {line}"), highlight=False)
-        units = [warning for warning in found.warnings if warning.code == "units"]
-        others = [warning for warning in found.warnings if warning.code != "units"]
+        units = [warning for warning in found.warnings if _is_loud(warning.code)]
+        others = [warning for warning in found.warnings if not _is_loud(warning.code)]
         for stream, warnings in ((self._error, units), (self._note, others)):
             for line in lint_lines(warnings):
                 stream.print(f"[yellow]warning[/] {escape(line)}", highlight=False)
@@ -330,6 +330,13 @@ class Console:
         for line in label_lines(found.labels):
             self._out.print(escape(f"segmentations: {line}"), highlight=False)
 
+    def alarms(self, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Print in what cases are outside of what a run was trained on, even when quiet: (case, {code, text, ...}) each."""
+        from synthmr.evaluate.lint import LintWarning, lint_lines
+
+        for line in lint_lines(LintWarning(alarm["code"], "", case, alarm["text"]) for case, alarm in found):
+            self._error.print(f"[yellow]warning[/] {escape(line)}", highlight=False)
+
     def text(self, text: str) -> None:
         """Print text as it is."""
         if not self._silent:
@@ -340,6 +347,7 @@ class Console:
         for note in dict.fromkeys(note for notes in summary.notes.values() for note in notes):
             cases = [name for name, notes in summary.notes.items() if note in notes]
             self.say(f"note on {', '.join(cases[:4])}{' ...' if len(cases) > 4 else ''}: {note}")
+        self.alarms([(name, alarm) for name, alarms in summary.warnings.items() for alarm in alarms])
         for name, reason in summary.failed.items():
             self._error.print(f"[red]failed[/] {escape(name)}: {escape(reason)}", highlight=False)
         self._out.print(
@@ -363,6 +371,11 @@ def _common_folder(paths: Sequence[str]) -> str:
             break
         same.append(parts[0])
     return "/".join(same) + "/" if same else ""
+
+
+def _is_loud(code: str) -> bool:
+    """Whether a warning is printed even when quiet: wrong units or wrong images make every number wrong."""
+    return code in ("units", "brightness") or code.startswith("domain.")
 
 
 def _cell(value: Any) -> str:

@@ -24,6 +24,10 @@ def one_line(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+class SynthmrWarning(UserWarning):
+    """Something to know about a result in Python; on the command line it is a line in the terminal."""
+
+
 class SynthmrError(Exception):
     """Root of all errors that synthmr raises on purpose. What a message quotes of a file or a name never breaks its line."""
 

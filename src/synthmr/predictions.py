@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from synthmr.evaluate.scores import ScoreResult
     from synthmr.predict.predictor import Predictor
     from synthmr.predict.settings import PredictSettings
+    from synthmr.prepare.domain import Alarm
     from synthmr.reading import Reading
     from synthmr.run import LoadedRun
 
@@ -37,6 +38,7 @@ class Predicted:
     ``segmentations`` holds, for the runs that segment tumours, (predicted, true) classes ``(X, Y, Z)``; ``borders``, for those
     that were predicted tile by tile, where tiles begin and end along X, Y and Z. ``subject`` is the person, whose cases count as
     one; empty: whom the case's name says. ``meaning`` is what the numbers of segmentations mean; None: that was not asked.
+    ``alarms`` say in what the case is outside of what the runs were trained on.
     """
 
     prepared: PreparedCase
@@ -46,10 +48,12 @@ class Predicted:
     borders: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)
     subject: str = ""
     meaning: Meaning | None = None
+    alarms: tuple[Alarm, ...] = ()
 
     def scores(self, protocols: Sequence[Protocol], regions: bool = False, tissue: np.ndarray | None = None) -> ScoreResult:
         """Score every prediction under every protocol; arguments of `pipeline.evaluate`, ``tissue`` as of `tissue_labels`."""
         from synthmr.evaluate.apply import Head, apply_protocols
+        from synthmr.evaluate.lint import domain_warning
         from synthmr.evaluate.scores import ScoreResult, join
         from synthmr.evaluate.scoring import score_input
         from synthmr.evaluate.segmentation import score_segmentation, segmentation_rows
@@ -63,6 +67,7 @@ class Predicted:
         for method, (predicted, truth) in self.segmentations.items():
             values = score_segmentation(predicted, truth, self.prepared.spacing)
             results.append(ScoreResult(segmentation_rows(self.prepared.name, method, values, self.subject)))
+        results.append(ScoreResult([], [domain_warning(alarm, self.prepared.name) for alarm in self.alarms]))
         return join(results)
 
 
@@ -111,6 +116,7 @@ def predictions(
     left_out: LeftOut | None = None,
     labels: str | Path | Convention | Meaning = AUTO,
     labelled: bool = False,
+    force: bool = False,
 ) -> Iterator[Predicted]:
     """Predict held-out cases with one or more runs, a case at a time.
 
@@ -118,7 +124,8 @@ def predictions(
     ``cases`` those of the split that are predicted (None: all). With ``keep``, predictions are kept for the next time, and kept
     ones are taken. With ``left_out``, a case that cannot be predicted costs itself alone, and is named there. What segmentations
     mean is decided over the whole split before the first case is predicted: as ``labels`` says (`synthmr.labels.decide`), where
-    it matters: with ``labelled``, where it is named, and for runs that segment tumours.
+    it matters: with ``labelled``, where it is named, and for runs that segment tumours. With ``force``,
+    images too are taken that are certainly not what a run was trained on.
 
     Raises:
         UsageError: runs that have no target in common, or were prepared in other ways than the first: their numbers
@@ -129,7 +136,7 @@ def predictions(
     from synthmr.io.index import find
     from synthmr.predict.maps import segments
 
-    predictors = open_runs(runs, names, settings, device, keep)
+    predictors = open_runs(runs, names, settings, device, keep, force)
     cohort = find(data, reading)
     runs_of = [predictor.run for predictor in predictors.values()]
     part = select(cohort, split_of(cohort, runs_of[0].split, reading), split)
@@ -215,6 +222,7 @@ def open_runs(
     settings: PredictSettings | None = None,
     device: str = "auto",
     keep: bool = True,
+    force: bool = False,
 ) -> dict[str, Predictor]:
     """A predictor a run, under its name; arguments of `predictions`.
 
@@ -235,7 +243,8 @@ def open_runs(
                 f"{name} gives {', '.join(run.config.targets)} with normalizer {run.config.prepare.normalizer}, the first run gives"
                 f" {', '.join(first.config.targets)} with {first.config.prepare.normalizer}: evaluate them apart."
             )
-    return {name: Predictor(run, settings, device, Keep.of_run(run.folder.path) if keep else None) for name, run in loaded.items()}
+    kept = {name: Keep.of_run(run.folder.path) if keep else None for name, run in loaded.items()}
+    return {name: Predictor(run, settings, device, kept[name], force) for name, run in loaded.items()}
 
 
 def _common(targets: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -263,6 +272,7 @@ def _predict(
     images: dict[str, dict[str, np.ndarray]] = {}
     borders: dict[str, Sequence[Sequence[int]]] = {}
     segmented: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    alarms: dict[Alarm, None] = {}
     common = _common([predictor.targets for predictor in predictors.values()])
     for name in inputs:
         case.image(name)  # says what is missing: a prediction from fewer would stand under the same heading
@@ -281,6 +291,7 @@ def _predict(
             if key not in prepared:
                 prepared[key] = predictor.prepare(case, given, wanted)
             ready = prepared[key]
+            alarms |= dict.fromkeys(predictor.alarms(case.name, ready.history))
             maps = (SEGMENTATION,) if segments(run.method) and ready.segmentation is not None else ()
             if inputs:
                 prediction = predictor(replace(ready, given=tuple(inputs)), wanted, maps)
@@ -298,8 +309,8 @@ def _predict(
             if prediction.segmentation is not None and truth is not None:
                 segmented[name] = (prediction.segmentation, truth)
     for number, (target, predicted) in enumerate(images.items()):
-        found = segmented if number == 0 else {}
-        yield Predicted(truths[target], target, predicted, found, borders, case.subject, meaning)
+        found, said = (segmented, tuple(alarms)) if number == 0 else ({}, ())
+        yield Predicted(truths[target], target, predicted, found, borders, case.subject, meaning, said)
 
 
 def _classes(prepared: PreparedCase, meaning: Meaning | None) -> np.ndarray | None:

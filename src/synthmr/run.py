@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from synthmr.methods import registry
 from synthmr.methods.configure import restore_config
 from synthmr.methods.contract import FittedMethod
 from synthmr.prepare.brightness import Brightnesses, from_json
+from synthmr.prepare.domain import Domain
 from synthmr.prepare.units import Units, units_from_median
 
 #: what ``run.json`` holds, as far as something is made of it; older runs lack some
@@ -43,6 +45,7 @@ _INFO: dict[Any, Any] = {
 }
 
 CHECKPOINTS = ("best", "last")
+DOMAIN = "domain.json"
 WEIGHTS, AVERAGE = "model.safetensors", "ema.safetensors"
 
 
@@ -128,6 +131,32 @@ class RunFolder:
             return restore_config(registry.load(str(data.get("code") or data.get("method", ""))), data)
         except (SynthmrError, TypeError) as error:
             raise RunError(f"the run {self.path} has a config.yaml that cannot be used: {error}") from None
+
+    @property
+    def domain(self) -> Domain | None:
+        """What the training cases were like, of ``domain.json``; None for runs of versions that kept nothing of it.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        path = self.path / DOMAIN
+        if not path.exists():
+            return None
+        try:
+            return Domain.from_json(read_json_object(path))
+        except (DataError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{path} of the run is damaged ({' '.join(str(error).split())}); restore it, or delete it: cases are compared with"
+                " the training cases no more."
+            ) from None
+
+    def write_domain(self, domain: Domain) -> None:
+        """Write ``domain.json``.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        write_json(self.path / DOMAIN, domain.to_json())
 
     @property
     def split(self) -> Split:
@@ -316,6 +345,15 @@ class LoadedRun:
     def landmarks(self) -> Mapping[str, Mapping[str, Any]]:
         """nyul landmarks, contrast -> landmarks."""
         return dict(self.info.get("landmarks", {}))
+
+    @cached_property
+    def domain(self) -> Domain | None:
+        """What the training cases were like; None where the run does not say.
+
+        Raises:
+            RunError: ``domain.json`` is damaged.
+        """
+        return self.folder.domain
 
     @property
     def brightness(self) -> Brightnesses:

@@ -1,7 +1,8 @@
 """What a stored cohort is made of: images, sets of voxels and labels, each a small folder or file that says where it lies.
 
-An image is a folder. ``voxels.npy`` holds it in scanner units, RAS ``(X, Y, Z)``, cropped to what differs from its corner value, in
-int16 or uint16 where the file's values are whole numbers that fit, else in float16 of value / scale. Axial slices are contiguous.
+An image is a folder. ``voxels.npy`` holds it in scanner units, RAS ``(X, Y, Z)``, a constant background taken off
+(`synthmr.prepare.background`), cropped to what differs from its corner value, in int16 or uint16 where its values are whole numbers
+that fit, else in float16 of value / scale. Axial slices are contiguous.
 ``about.json`` says where the box lies, ``foreground.npz`` which voxels a brain mask can be made of; ``head.npz`` (Otsu's threshold)
 is added where a mask needs it. Reading takes numpy alone; a memory map keeps one file open.
 """
@@ -9,6 +10,7 @@ is added where a mask needs it. Reading takes numpy alone; a memory map keeps on
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import threading
 import zipfile
@@ -24,14 +26,16 @@ from synthmr.case import PLANES, Volume
 from synthmr.documents import parse_json
 from synthmr.errors import DataError
 from synthmr.io.files import atomic
-from synthmr.prepare import orient
+from synthmr.prepare import background, orient
 from synthmr.prepare.mask import background_value, bounding_box, foreground, head, is_stripped
 
 #: numpy parses the head of an array's file as a Python literal, which CPython 3.11 cannot do in several threads at once
 _PARSING = threading.Lock()
 
 #: raise when the layout of a part changes
-PART_VERSION = 1
+PART_VERSION = 2
+#: versions that are read, from stores that were written before: 1 has no constant background taken off
+READABLE = (1, 2)
 
 Triple = tuple[int, int, int]
 
@@ -258,6 +262,7 @@ class Image:
         affine: of the volume, RAS.
         turn: the step that brought the file to RAS.
         stripped: whether it is skull-stripped.
+        constant: the parameters of the constant background that was taken off (`synthmr.prepare.background`), or None.
     """
 
     voxels: np.ndarray
@@ -268,6 +273,7 @@ class Image:
     affine: np.ndarray
     turn: Mapping[str, Any]
     stripped: bool
+    constant: Mapping[str, Any] | None = None
 
     def cut(self, begin: Sequence[int], size: Sequence[int]) -> np.ndarray:
         """``(x, y, z)`` float32, scanner units: a window of the volume, from voxel ``begin`` on; it may reach beyond the volume."""
@@ -295,6 +301,27 @@ def encode(values: np.ndarray) -> tuple[np.ndarray, float]:
     return (values / np.float32(scale)).astype(np.float16), scale
 
 
+def digest_of(voxels: np.ndarray, scale: float) -> str:
+    """Sixteen hex digits of an image's content, whatever its file is called and however it is compressed.
+
+    Args:
+        voxels: ``(x, y, z)`` as `encode` gives them, of the box that holds what is not background.
+        scale: likewise.
+    """
+    digest = hashlib.sha256(f"{voxels.dtype.kind} {voxels.shape} {scale!r}".encode())
+    for part in voxels.T:  # a slice at a time, in the order in which they are stored
+        digest.update(np.ascontiguousarray(part).astype(np.float16 if scale else np.int32).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def digest_image(array: np.ndarray) -> str:
+    """`digest_of` an image ``(X, Y, Z)`` RAS, a constant background taken off, as it would be stored."""
+    corner = background_value(array)
+    box = bounding_box(foreground(array)) if np.isfinite(corner) else (slice(None),) * 3
+    inside = array[box]
+    return digest_of(*encode(inside)) if inside.size else ""
+
+
 def write_image(folder: Path, volume: Volume) -> None:
     """Store an image: scanner units, axes as in the file.
 
@@ -304,6 +331,8 @@ def write_image(folder: Path, volume: Volume) -> None:
     """
     turn = orient.fit(volume.shape, volume.affine)
     array = orient.apply(volume.array, turn)
+    constant = background.fit(array)
+    array = background.apply(array, constant)
     corner = background_value(array)
     filled = foreground(array)
     # where the corners differ, nothing tells what lies outside a box
@@ -317,6 +346,7 @@ def write_image(folder: Path, volume: Volume) -> None:
         "scale": scale,
         "background": corner if np.isfinite(corner) else 0.0,
         "stripped": is_stripped(array),
+        "constant": constant,
         "affine": orient.apply_affine(volume.affine, turn).tolist(),
         "turn": turn,
         "grid": {"shape": list(volume.shape), "affine": np.asarray(volume.affine, float).tolist()},
@@ -337,7 +367,7 @@ def _save(path: Path, array: np.ndarray) -> None:
 def read_about(folder: Path) -> dict[str, Any]:
     """What ``about.json`` says; raises what `Bits.load` does."""
     found = parse_json((folder / "about.json").read_text(encoding="utf-8"), "about.json")
-    if found["version"] != PART_VERSION:
+    if found["version"] not in READABLE:
         raise ValueError(f"it is of version {found['version']}, not {PART_VERSION}")
     return dict(found)
 
@@ -358,6 +388,7 @@ def open_image(folder: Path) -> Image:
         affine=np.asarray(about["affine"], float),
         turn=about["turn"],
         stripped=bool(about["stripped"]),
+        constant=about.get("constant"),
     )
 
 

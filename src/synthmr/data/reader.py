@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from synthmr.case import PreparedCase, plane_axis
+from synthmr.case import PreparedCase, plane_axis, spacing_of
 from synthmr.config import PrepareConfig
 from synthmr.data.brains import Brain
-from synthmr.data.parts import Bits, Triple, count_in, place, triple
+from synthmr.data.parts import Bits, Triple, count_in, digest_of, place, triple
 from synthmr.data.store import Store
 from synthmr.errors import DataError
 from synthmr.prepare import crop, normalize
-from synthmr.prepare.case import check_config, mask_step, normalize_step, normalized, normalizer_of
+from synthmr.prepare.case import check_config, image_steps, mask_step, normalized, normalizer_of
+from synthmr.prepare.measure import MEASURE_VERSION, measure
 
 
 @dataclass(eq=False)
@@ -190,6 +191,43 @@ class Reader:
             raise DataError(f"no training case has {contrast}, whose nyul landmarks are learnt from them; use another normalizer.")
         return normalize.standard_scale(positions)
 
+    def constant(self, name: str, contrast: str) -> Mapping[str, Any] | None:
+        """The parameters of the constant background that was taken off an image (`synthmr.prepare.background`), or None."""
+        return self.store.image(name, contrast).constant
+
+    def digest(self, name: str, contrast: str) -> str:
+        """The checksum of an image's content; see `synthmr.data.parts.digest_of`."""
+        image = self.store.image(name, contrast)
+        return digest_of(image.voxels, image.scale)
+
+    def measured(self, name: str) -> dict[str, Any]:
+        """What a case in training is like (`synthmr.prepare.measure`): its images of this run, in the brain that they share.
+
+        Kept beside the brain, so that it is worked out once.
+
+        Raises:
+            DataError: the case is damaged.
+        """
+        brain, contrasts, box = self._brain(name), self.contrasts(name), self._case(name)
+        keys = self.store.parts(name).keys
+        known = f"measured:{MEASURE_VERSION}:{self.prepare.margin}:{'+'.join(keys[contrast] for contrast in contrasts)}"
+        found = brain.facts.get(known)
+        if found is None:
+            images = {contrast: self.store.image(name, contrast) for contrast in contrasts}
+            first = next(iter(images.values()))
+            found = measure(
+                {contrast: image.cut(box.start, box.size) for contrast, image in images.items()},
+                self.mask(name),
+                spacing_of(first.affine),
+                first.shape,
+                box.start,
+                str(brain.bits.about["mode"]),
+                {contrast: image.constant for contrast, image in images.items()},
+                {contrast: self.digest(name, contrast) for contrast in contrasts},
+            )
+            brain.facts.add({known: found})
+        return dict(found)
+
     def background(self, name: str, contrast: str) -> float:
         """The normalised value of an image outside the brain, as float32 has it."""
         return float(np.float32(normalize.background(self.params(name, contrast))))
@@ -257,7 +295,7 @@ class Reader:
             params = self._params(brain, name, contrast)
             images[contrast] = normalized(self.store.image(name, contrast).cut(start, size), mask, params)
             normalizers[contrast] = params
-            history.append(normalize_step(contrast, params))
+            history += image_steps(contrast, self.constant(name, contrast), params)
         labels = self.store.labels(name)
         return PreparedCase(
             name=name,

@@ -44,7 +44,7 @@ from synthmr.data.split import Split
 from synthmr.documents import check_shape, read_json_object
 from synthmr.errors import DataError, UsageError, shown
 from synthmr.io.files import atomic, sha256
-from synthmr.prepare import orient
+from synthmr.prepare import background, orient
 from synthmr.prepare.case import check_config
 from synthmr.prepare.nan import load_labels, read_image
 
@@ -398,7 +398,8 @@ class _Builder:
             needed = self.config.mask == "otsu" or (self.config.mask == "auto" and not read_about(folder)["stripped"])
             if needed and not is_whole(Bits.load, folder / "head.npz"):
                 volume = read_image(case, contrast)
-                add_head(folder, orient.apply(volume.array, orient.fit(volume.shape, volume.affine)))
+                array = orient.apply(volume.array, orient.fit(volume.shape, volume.affine))
+                add_head(folder, background.apply(array, background.fit(array)))
 
     def _brain(self, case: Case, parts: Parts, out: Path | None) -> None:
         """Make the brain of all images, and work out what the normalisers of the configuration need to know inside it.

@@ -10,6 +10,9 @@ outside the truth costs nothing |
 | ``background`` | most voxels that count are background | they are right by definition |
 | ``cut-off`` | whole slices of the brain are empty in the truth | the field of view ended there; a right prediction is punished |
 | ``units`` | prediction and truth differ by a factor of 4 or more, or in their background | the files are in different units |
+| ``brightness`` | one factor and offset for the volume lift PSNR by 6 dB or more (``structure_psnr``) | brightness or units are \
+wrong, not structure |
+| ``domain.*`` | a case is outside of what the run was trained on (`synthmr.prepare.domain`) | its score is not that of others |
 | ``slice-tests`` | several values of one subject in a table | slices of a subject are not independent samples |
 
 The last is found by `synthmr.evaluate.statistics.check_units`.
@@ -19,13 +22,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from synthmr.case import PLANES
 from synthmr.evaluate.counted import ScoreInput, chosen_slices
 from synthmr.evaluate.protocols import Protocol
+from synthmr.prepare.domain import Alarm
 
 #: a slice of the brain with fewer mask voxels says nothing about the field of view
 CUT_VOXELS = 100
@@ -39,6 +44,8 @@ FACTOR = 4.0
 BACKGROUND_SHARE = 0.5
 #: voxels of the truth that are 0 inside the brain before their agreement means anything
 ZEROS = 50
+#: dB by which the score after one gain and offset may lie above the plain one
+BRIGHTNESS_DB = 6.0
 #: nearer to 0 than this is 0: a z-score and back is off in the last digit
 ZERO = 1e-6
 #: difference between the typical values outside the brain above which prediction and truth are in different units
@@ -54,12 +61,27 @@ class LintWarning:
         protocol: whose scores it is about; empty: all.
         label: of the image that it was found in; empty: the protocol itself.
         text: what was found and what follows.
+        number: that was found, of the codes ``domain.*`` (`synthmr.prepare.domain`).
+        allowed: (low, high) by the training cases, likewise.
     """
 
     code: str
     protocol: str
     label: str
     text: str
+    number: float | None = None
+    allowed: tuple[float, float] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: number and allowed where there are any."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def domain_warning(alarm: Alarm, case: str) -> LintWarning:
+    """What of a case is outside of what a run was trained on, as a warning about its scores."""
+    data = alarm.as_dict()
+    low, high = data["allowed"]
+    return LintWarning(alarm.code, "", case, alarm.text, data["number"], (low, high))
 
 
 def lint_protocol(protocol: Protocol) -> list[LintWarning]:
@@ -109,6 +131,20 @@ def lint_images(scored: ScoreInput, protocols: Iterable[Protocol], truth_mask: b
         for code, text in _counted(scored, protocol):
             warn(code, protocol.name, text)
     return found
+
+
+def lint_brightness(scored: ScoreInput) -> list[LintWarning]:
+    """Whether one gain and offset for the whole brain would lift the score by `BRIGHTNESS_DB`: units are wrong, not structure."""
+    from synthmr.evaluate.metrics import psnr, structure_psnr
+
+    images = (scored.prediction, scored.truth)
+    plain, structure = psnr(*images, 1.0, scored.mask), structure_psnr(*images, 1.0, scored.mask)
+    if not np.isfinite(plain) or structure - plain < BRIGHTNESS_DB:
+        return []
+    ends = [float(np.median(image[scored.mask])) for image in images]
+    ratio = f" the prediction's median is {ends[0] / ends[1]:.3g} times the truth's;" if ends[1] else ""
+    text = f"PSNR is {plain:.2f} dB, and {structure:.2f} dB after one gain and offset:{ratio} are both in the same units?"
+    return [LintWarning("brightness", "", scored.label, text)]
 
 
 def cut_off(scored: ScoreInput) -> dict[str, int]:

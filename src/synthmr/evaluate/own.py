@@ -21,7 +21,7 @@ from synthmr.contrasts import MASK, SEGMENTATION
 from synthmr.documents import read_json
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.counted import Array
-from synthmr.prepare import normalize
+from synthmr.prepare import background, normalize
 from synthmr.prepare.units import Units, units_of
 
 #: upper percentile of the brain where a sidecar does not say: the default of `prepare.percentile`
@@ -58,10 +58,16 @@ class Own:
     inputs: Mapping[str, tuple[str, str]]
     percentile: float = PERCENTILE
 
+    @property
+    def offset(self) -> float:
+        """The value of the file's background: the constant under the run's training images, mostly 0."""
+        return float(self.params.get("offset", 0.0)) if self.intensity == "scanner" else 0.0
+
     def unit(self, voxels: Array) -> Array:
         """The voxels of the file on the unit scale, as the run predicted them: float32, not clipped."""
         if self.intensity == "normalized":
             return np.asarray(voxels, np.float32)
+        voxels = np.asarray(voxels, np.float32) - np.float32(self.offset)
         return np.asarray(self.units.apply(_normalised(voxels, self.params)) * np.float32(self.factor), np.float32)
 
     def truth(self, voxels: Array, inside: Array) -> tuple[Array, float]:
@@ -70,6 +76,7 @@ class Own:
         Raises:
             DataError: the truth is constant in the brain.
         """
+        voxels = background.apply(voxels, background.fit(voxels))
         landmarks = {"standard": self.params["standard"]} if "standard" in self.params else None
         params = normalize.fit(self.params["name"], voxels[inside], landmarks, self.percentile)
         mapped = normalize.to_unit(normalize.apply(voxels, params), params)
@@ -144,7 +151,9 @@ def own_mask(own: Own, voxels: Array, turn: Mapping[str, Any]) -> tuple[Array, s
             return _volume(own, path, digest, voxels.shape, turn) > 0, ""
         return _made_again(own, str(named.get("mode", "")), voxels.shape, turn), ""
     except DataError as error:
-        return voxels != 0, f"{own.image.name}: {str(error).rstrip('.')}; the brain is where the prediction is not 0."
+        return voxels != np.float32(
+            own.offset
+        ), f"{own.image.name}: {str(error).rstrip('.')}; the brain is where the prediction is not {own.offset:g}."
 
 
 def _made_again(own: Own, mode: str, shape: Sequence[int], turn: Mapping[str, Any]) -> Array:
@@ -155,6 +164,7 @@ def _made_again(own: Own, mode: str, shape: Sequence[int], turn: Mapping[str, An
     if not sources:
         raise DataError("its sidecar names no source image")
     arrays = {name: _volume(own, *given, shape, turn) for name, given in sources.items()}
+    arrays = {name: background.apply(array, background.fit(array)) for name, array in arrays.items()}
     found, used, _ = brain_mask(arrays, None, "auto", own.case)
     return found if not mode or used == mode else brain_mask(arrays, None, mode, own.case)[0]
 

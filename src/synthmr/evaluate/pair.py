@@ -13,6 +13,7 @@ from synthmr.case import Volume
 from synthmr.errors import DataError
 from synthmr.evaluate.apply import Head, Progress, apply_protocols, needs_meaning
 from synthmr.evaluate.counted import Array, ScoreInput
+from synthmr.evaluate.lint import lint_brightness
 from synthmr.evaluate.own import Own, own_mask, read_own
 from synthmr.evaluate.protocols import Protocol
 from synthmr.evaluate.scores import ScoreResult
@@ -97,7 +98,7 @@ def score_pair(
     notes = [*read.notes, *found.notes]
     if np.array_equal(scored.prediction, scored.truth):
         notes.append("prediction and truth are the same voxel by voxel: errors are 0 and PSNR is infinite.")
-    return replace(found, notes=notes)
+    return replace(found, notes=notes, warnings=[*found.warnings, *lint_brightness(scored)])
 
 
 @dataclass(frozen=True, eq=False)

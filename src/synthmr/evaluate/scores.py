@@ -101,7 +101,7 @@ class ScoreResult:
         return {
             "scores": score_objects(self.rows),
             "labels": self.labels,
-            "warnings": [*(asdict(warning) for warning in dict.fromkeys(self.warnings)), *told],
+            "warnings": [*(warning.as_dict() for warning in dict.fromkeys(self.warnings)), *told],
             "skipped": list(dict.fromkeys(self.skipped)),
         }
 

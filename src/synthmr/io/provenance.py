@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,9 @@ def sidecar(
     intensity: str = "scanner",
     settings: Mapping[str, Any] | None = None,
     date: datetime | None = None,
+    warnings: Sequence[Mapping[str, Any]] = (),
+    forced: bool = False,
+    training_case: bool = False,
 ) -> dict[str, Any]:
     """Describe a synthetic volume as JSON data.
 
@@ -70,6 +73,9 @@ def sidecar(
         intensity: scanner or normalized.
         settings: further JSON data (how it was predicted, normaliser parameters).
         date: of the synthesis; default: now.
+        warnings: in what the inputs are outside of what the run was trained on: {code, text, number, allowed} each.
+        forced: whether one of them is certain, and somebody insisted.
+        training_case: whether the run was trained on an input, by its content.
 
     Raises:
         DataError: an input cannot be read.
@@ -84,6 +90,9 @@ def sidecar(
         "inputs": [{"contrast": name, **file_entry(path, folder)} for name, path in inputs.items()],
         "intensity": intensity,
         "settings": dict(settings or {}),
+        "warnings": [dict(each) for each in warnings],
+        "forced": forced,
+        "training_case": training_case,
         "software": {"name": "synthmr", "version": __version__},
         "date": (date or datetime.now(UTC)).isoformat(timespec="seconds"),
     }

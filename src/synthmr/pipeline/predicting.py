@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from synthmr.predict.cohort import Summary
     from synthmr.predict.predictor import Predictor
     from synthmr.predict.settings import PredictSettings
+    from synthmr.prepare.domain import Alarm
 
 
 def predict_settings(
@@ -36,7 +37,9 @@ def predict_settings(
     return PredictSettings(mode=mode, patch=(patch, patch), overlap=overlap, precision=precision, plane=plane)
 
 
-def predictor_of(run: Path, settings: PredictSettings | None = None, device: str = "auto", keep: bool = True) -> Predictor:
+def predictor_of(
+    run: Path, settings: PredictSettings | None = None, device: str = "auto", keep: bool = True, force: bool = False
+) -> Predictor:
     """A run that predicts.
 
     Args:
@@ -44,6 +47,7 @@ def predictor_of(run: Path, settings: PredictSettings | None = None, device: str
         settings: how volumes are predicted.
         device: auto, cpu, cuda, cuda:N or mps; a UsageError tells that there is none before the run is read.
         keep: keep predictions beside the run (or in the cache) for the next time, and take those that are kept.
+        force: predict from images too that are certainly not what the run was trained on.
     """
     from synthmr.predict.keep import Keep
     from synthmr.predict.precision import resolve_device
@@ -51,7 +55,7 @@ def predictor_of(run: Path, settings: PredictSettings | None = None, device: str
     from synthmr.run import load_run
 
     resolve_device(device)
-    return Predictor(load_run(run), settings or predict_settings(), device, Keep.of_run(run) if keep else None)
+    return Predictor(load_run(run), settings or predict_settings(), device, Keep.of_run(run) if keep else None, force)
 
 
 def synthesize_files(
@@ -68,13 +72,15 @@ def synthesize_files(
     device: str = "auto",
     keep: bool = True,
     say: Callable[[str], None] | None = None,
+    force: bool = False,
+    warn: Callable[[Alarm], None] | None = None,
 ) -> list[Path]:
     """Synthesise from ``CONTRAST=file`` words into one file (a file a target where the run has several)."""
     from synthmr.predict import cohort
 
     files = parse_files(pairs, (reading or Reading()).known)
     return cohort.synthesize_files(
-        predictor_of(run, settings, device, keep),
+        predictor_of(run, settings, device, keep, force),
         files,
         output,
         mask=mask,
@@ -84,6 +90,7 @@ def synthesize_files(
         lesion=lesion,
         say=say,
         nan_to_zero=reading.nan_to_zero if reading is not None else False,
+        warn=warn,
     )
 
 
@@ -101,6 +108,7 @@ def synthesize_cohort(
     progress: Tick | None = None,
     device: str = "auto",
     keep: bool = True,
+    force: bool = False,
 ) -> Summary:
     """Synthesise every case of a cohort (or of one part of its split); skip what is done, survive a bad case."""
     from dataclasses import replace
@@ -108,7 +116,7 @@ def synthesize_cohort(
     from synthmr.predict.cohort import synthesize_cohort as synthesize
     from synthmr.predictions import select, split_of
 
-    predictor = predictor_of(run, settings, device, keep)
+    predictor = predictor_of(run, settings, device, keep, force)
     cohort = index(data, reading)
     if split:
         cohort = replace(cohort, cases=tuple(select(cohort, split_of(cohort, predictor.run.split, reading), split)))

@@ -37,6 +37,7 @@ def evaluate(
     cases: Collection[str] | None = None,
     strict: bool = False,
     labels: str | Path | Convention | Meaning = AUTO,
+    force: bool = False,
 ) -> ScoreResult:
     """Predict and score: the scores, with what was left out and what the linter says. A bad case costs itself alone.
 
@@ -59,6 +60,7 @@ def evaluate(
         strict: a case that cannot be scored is a DataError.
         labels: what the numbers of segmentations mean: a name of `synthmr.labels.conventions`, your own YAML file, or auto: what
             names and labels of all cases that are scored tell.
+        force: score cases too whose images are certainly not what a run was trained on.
 
     Returns:
         The scores. A case that lacks the truth or an input is named in ``skipped``, one that cannot be read in ``failed``, too.
@@ -81,7 +83,7 @@ def evaluate(
         chosen = [replace(protocol, metrics=tuple(metrics)) for protocol in chosen]
     results = []
     left = LeftOut()
-    how: dict[str, Any] = {"device": device, "keep": keep, "cases": cases, "left_out": None if strict else left}
+    how: dict[str, Any] = {"device": device, "keep": keep, "force": force, "cases": cases, "left_out": None if strict else left}
     how |= {"labels": labels, "labelled": needs_meaning(chosen, regions)}
     for predicted in predictions(runs, data, split, settings, reading, progress, inputs, **how):
         tissues = tissue_labels(data, tissue, predicted.prepared) if tissue and regions else None
@@ -150,6 +152,7 @@ def report(
     device: str = "auto",
     keep: bool = True,
     labels: str | Path = AUTO,
+    force: bool = False,
 ) -> Path:
     """Score runs and write one self-contained page about them; of many cases, those that it shows are predicted again.
 
@@ -159,7 +162,7 @@ def report(
         data: the cohort; None: where the first run says it was trained on.
         title: heading; empty: methods and target.
         command: that made the page.
-        split, protocols, reading, progress, device, keep, labels: as `evaluate` takes them.
+        split, protocols, reading, progress, device, keep, labels, force: as `evaluate` takes them.
 
     Raises:
         UsageError: no data are known, or the runs cannot be compared.
@@ -175,7 +178,7 @@ def report(
     folders = [RunFolder.open(run) for run in runs]
     data = data if data is not None else known_data(folders[0].info, runs[0])
     kept = Kept(MOST_CASES)
-    how: dict[str, Any] = {"device": device, "keep": keep}
+    how: dict[str, Any] = {"device": device, "keep": keep, "force": force}
     found = evaluate(runs, data, split, protocols, None, reading, progress, each=kept.add, labels=labels, **how)
     rows = found.rows
     methods = ", ".join(dict.fromkeys(folder.config.method for folder in folders))

@@ -20,7 +20,9 @@ from synthmr.contrasts import MASK, SEGMENTATION, squeeze
 from synthmr.errors import DataError, SynthmrError, UsageError
 from synthmr.predict.prediction import Prediction
 from synthmr.predict.write import check_intensity, difference, output_path, plain, write_prediction
+from synthmr.prepare import background
 from synthmr.prepare.brightness import Brightness, brightness_of
+from synthmr.prepare.domain import Alarm
 
 if TYPE_CHECKING:
     from synthmr.predict.predictor import Predictor
@@ -38,12 +40,14 @@ class Summary:
         skipped: cases whose results were there already.
         failed: case -> why.
         notes: case -> what is odd about its files (sform against qform, a mask that was guessed, ...).
+        warnings: case -> in what it is outside of what the run was trained on: {code, text, number, allowed} each.
     """
 
     done: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: Mapping[str, tuple[dict[str, Any], ...]] = field(default_factory=dict)
 
 
 def synthesize_files(
@@ -57,6 +61,7 @@ def synthesize_files(
     lesion: Path | None = None,
     say: Callable[[str], None] | None = None,
     nan_to_zero: bool = False,
+    warn: Callable[[Alarm], None] | None = None,
 ) -> list[Path]:
     """Synthesise from single files.
 
@@ -71,6 +76,7 @@ def synthesize_files(
         lesion: for runs that read a lesion mask: the mask, or the path ``none`` for no lesion.
         say: is told what is odd about the files (sform against qform, a mask that was guessed, ...).
         nan_to_zero: read NaN outside the brain as 0.
+        warn: is told in what the images are outside of what the run was trained on.
 
     Returns:
         The images, one a target, then the maps.
@@ -102,8 +108,13 @@ def synthesize_files(
     job.check_outputs(case, outputs)
     read = job.read(case, outputs)
     if read is not None:
-        for note in job.write(case, outputs, job.predict(case, read)):
-            (say or (lambda line: None))(f"note: {note}")
+        written = job.write(case, outputs, job.predict(case, read))
+        if say is not None:
+            for note in written.notes:
+                say(f"note: {note}")
+        if warn is not None:
+            for alarm in written.alarms:
+                warn(alarm)
     return list(outputs.values())
 
 
@@ -153,19 +164,21 @@ def _overlapped(
     failed: dict[str, str] = {}
     notes: dict[str, tuple[str, ...]] = {}
     skipped: list[str] = []
-    behind: tuple[str, Future[tuple[str, ...]]] | None = None
+    warnings: dict[str, tuple[dict[str, Any], ...]] = {}
+    behind: tuple[str, Future[_Written]] | None = None
 
-    def finish(written: tuple[str, Future[tuple[str, ...]]] | None) -> None:
+    def finish(written: tuple[str, Future[_Written]] | None) -> None:
         """Wait for a case to be written."""
         if written is None:
             return
         name, future = written
         try:
-            remarks = future.result()
+            told = future.result()
         except _CASE_ERRORS as error:
             failed[name] = _line(error)
         else:
-            notes.update({name: remarks} if remarks else {})
+            notes.update({name: told.notes} if told.notes else {})
+            warnings.update({name: tuple(alarm.as_dict() for alarm in told.alarms)} if told.alarms else {})
 
     reader, writer = ThreadPoolExecutor(1, "read"), ThreadPoolExecutor(1, "write")
     try:
@@ -202,6 +215,7 @@ def _overlapped(
         skipped=tuple(skipped),
         failed={name: failed[name] for name in order if name in failed},
         notes={name: notes[name] for name in order if name in notes},
+        warnings={name: warnings[name] for name in order if name in warnings},
     )
 
 
@@ -237,6 +251,14 @@ class _Part:
     given: tuple[str, ...]
     wanted: tuple[str, ...]
     maps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What there is to say of a case that was written: what is odd about its files, and in what it is outside."""
+
+    notes: tuple[str, ...]
+    alarms: tuple[Alarm, ...]
 
 
 #: a part and its case, prepared, or its prediction, where it was kept
@@ -327,6 +349,7 @@ class _Job:
         if predictor.keep is not None:
             kept = predictor.keep.get(predictor.key(case, part.given))
             if kept is not None and all(kept.has_map(name) for name in part.maps):
+                predictor.alarms(case.name, kept.history)  # it may have been forced then
                 return kept
         prepared = predictor.prepare(case, part.given)
         if SEGMENTATION in predictor.run.method.needs and prepared.segmentation is None:
@@ -346,8 +369,8 @@ class _Job:
             return self.predictor(prepared, part.wanted, part.maps)
         return self.predictor.of(case, part.given, (), part.maps, prepared)[1]
 
-    def write(self, case: Case, outputs: Mapping[str, Path], predicted: Sequence[tuple[_Part, Prediction]]) -> tuple[str, ...]:
-        """Write all results of a case; returns what is odd about its files.
+    def write(self, case: Case, outputs: Mapping[str, Path], predicted: Sequence[tuple[_Part, Prediction]]) -> _Written:
+        """Write all results of a case; returns what there is to say of it.
 
         Raises:
             DataError: an output cannot be written.
@@ -355,11 +378,15 @@ class _Job:
         from synthmr.io.nifti import load_header
 
         told: list[str] = []
+        outside: dict[Alarm, None] = {}
         made = {name for part, _ in predicted for name in part.wanted}
         for number, (part, prediction) in enumerate(predicted):
             headers = {name: load_header(case.image(name), f"{name} of case {case.name}") for name in part.given}
             odd = [f"{name}: {note}" for name, header in headers.items() for note in header.notes]
+            odd += [background.words(name, params) for name, params in background.steps(prediction.history).items()]
             notes = tuple(dict.fromkeys([*odd, *(step["notice"] for step in prediction.history if step.get("notice"))]))
+            alarms = self.predictor.alarms(case.name, prediction.history)
+            outside |= dict.fromkeys(alarms)
             told += notes
             names = [*part.wanted, *(name for name in outputs if name not in made and number == 0)]
             for contrast in names:
@@ -373,13 +400,14 @@ class _Job:
                     intensity=self.intensity,
                     brightness=self._brightness(contrast, part),
                     notes=notes,
+                    alarms=alarms,
                     more={
                         # the truth's normaliser needs it too, where the file is scored
                         "percentile": self.predictor.config.prepare.percentile,
                         **({"lesion_mask": NO_LESION} if str(self.lesion) == NO_LESION else {}),
                     },
                 )
-        return tuple(dict.fromkeys(told))
+        return _Written(tuple(dict.fromkeys(told)), tuple(outside))
 
     def _brightness(self, contrast: str, part: _Part) -> Brightness | None:
         """What the run learnt for these sources; of several runs each has its own, and the prediction the mean of their factors."""

@@ -19,6 +19,7 @@ from synthmr.contrasts import MASK, SEGMENTATION
 from synthmr.errors import DataError, UsageError
 from synthmr.evaluate.segmentation import keep_largest_tumour
 from synthmr.methods.contract import Method, NeuralMethod
+from synthmr.predict.domain import alarms_of, measured, refuse_certain
 from synthmr.predict.engine import Engine, Volumes, images_of, spread_name, tile_borders
 from synthmr.predict.frame import Frame
 from synthmr.predict.maps import check_maps, map_of
@@ -29,6 +30,7 @@ from synthmr.prepare.normalize import background
 
 if TYPE_CHECKING:
     from synthmr.predict.keep import Keep
+    from synthmr.prepare.domain import Alarm
     from synthmr.run import LoadedRun
 
 #: raise when a change here or in the engine changes what comes out, so that no prediction kept before is used
@@ -46,6 +48,7 @@ class Predictor:
         settings: how volumes are predicted.
         device: auto (the GPU if there is one), cpu, cuda, cuda:N or mps; None: where the networks lie.
         keep: where predictions are kept for the next time; None: nowhere.
+        force: predict from images too that are certainly not what the runs were trained on.
 
     Raises:
         UsageError: no such device, or runs that do not predict the same.
@@ -57,13 +60,14 @@ class Predictor:
         settings: PredictSettings | None = None,
         device: str | None = "auto",
         keep: Keep | None = None,
+        force: bool = False,
     ) -> None:
         from synthmr.predict.precision import resolve_device
 
         self.runs: tuple[LoadedRun, ...] = tuple(runs) if isinstance(runs, Sequence) else (runs,)
         if not self.runs:
             raise UsageError("a prediction needs at least one run.")
-        self.settings, self.keep = settings or PredictSettings(), keep
+        self.settings, self.keep, self.force = settings or PredictSettings(), keep, force
         self.device = None if device is None else resolve_device(device)
         self.run = self.runs[0]
         self.config, self.spec = self.run.config, self.run.method.spec
@@ -136,7 +140,7 @@ class Predictor:
             truth: contrasts to put beside them, to score against; they have no say in the brain mask, the box or any source.
 
         Raises:
-            DataError: a file cannot be read or prepared, or a source is missing.
+            DataError: a file cannot be read or prepared, a source is missing, or the images are certainly none for this run.
         """
         from synthmr.prepare.case import load_case
 
@@ -170,7 +174,21 @@ class Predictor:
         names = self.given(tuple(volumes)) if given is None else tuple(given)
         self._check_sources(name, names, volumes)
         config, marks = self.config.prepare, self.run.landmarks
-        return prepare_images(volumes, config, self.targets, mask, segmentation, marks, name, given=names)
+        prepared = prepare_images(volumes, config, self.targets, mask, segmentation, marks, name, given=names)
+        prepared = replace(prepared, history=(*prepared.history, measured(prepared, volumes, names)))
+        self.alarms(name, prepared.history)
+        return prepared
+
+    def alarms(self, case: str, history: Sequence[Mapping[str, Any]]) -> tuple[Alarm, ...]:
+        """What of a case, by the history of its preparation, is outside of what the runs were trained on.
+
+        Raises:
+            DataError: it is certainly not what a run can be given, and `force` is off.
+        """
+        found = alarms_of(self.runs, history, case)
+        if not self.force:
+            refuse_certain(found, case)
+        return found
 
     def _check_sources(self, case: str, given: Sequence[str], there: Mapping[str, Any]) -> None:
         """Check that a prediction can be made from some sources.

@@ -22,6 +22,7 @@ from synthmr.errors import DataError, UsageError, did_you_mean
 from synthmr.labels import describe, get
 from synthmr.predict.prediction import Prediction
 from synthmr.prepare.brightness import Brightness
+from synthmr.prepare.domain import Alarm
 
 #: the label convention of segmentations that are written, whatever the training data's is; the sidecar says it
 WRITTEN = "brats2017"
@@ -75,7 +76,8 @@ def on_source_grid(prediction: Prediction, contrast: str, intensity: str = "scan
         intensity: scanner or normalized, for contrasts.
 
     Returns:
-        ``(I, J, K)``, exactly 0 outside the brain: float32; uint8 BraTS labels of a segmentation.
+        ``(I, J, K)``, outside the brain exactly 0 (in scanner units of a target that was trained on images with another constant
+        background: that constant): float32; uint8 BraTS labels of a segmentation.
 
     Raises:
         DataError: it was not predicted.
@@ -88,7 +90,14 @@ def on_source_grid(prediction: Prediction, contrast: str, intensity: str = "scan
         array = get(WRITTEN).numbers(prediction.segmentation).astype(np.uint8)
     else:
         array = prediction.scanner(contrast) if intensity == "scanner" else prediction.unit(contrast)
+        low = np.float32(offset_in(prediction, contrast, intensity))
+        return restore(array + low if low else array, prediction.history, fill=float(low))
     return restore(array, prediction.history, fill=0)
+
+
+def offset_in(prediction: Prediction, contrast: str, intensity: str) -> float:
+    """The value of the background in scanner units: the constant under the training images of a target, mostly 0."""
+    return float(prediction.normalizers[contrast].get("offset", 0.0)) if intensity == "scanner" else 0.0
 
 
 def file_units(prediction: Prediction, intensity: str = "scanner", spread: bool = False) -> dict[str, np.ndarray]:
@@ -128,6 +137,7 @@ def write_prediction(
     brightness: Brightness | None = None,
     notes: Sequence[str] = (),
     more: Mapping[str, Any] | None = None,
+    alarms: Sequence[Alarm] = (),
 ) -> Path:
     """Write one volume of a prediction and its sidecar, so that a reader finds both or neither.
 
@@ -142,6 +152,7 @@ def write_prediction(
         brightness: that the run has for these sources and this contrast.
         notes: what is odd about the files.
         more: further settings for the sidecar, as plain JSON data.
+        alarms: in what the case is outside of what the run was trained on.
 
     Returns:
         ``path``.
@@ -171,6 +182,9 @@ def write_prediction(
             **(more or {}),
             "notes": list(notes),
         },
+        warnings=[alarm.as_dict() for alarm in alarms],
+        forced=any(alarm.certain for alarm in alarms),
+        training_case=any(alarm.code == "domain.trained" for alarm in alarms),
     )
     with atomic(path) as temporary:
         try:
@@ -201,8 +215,9 @@ def _scale(prediction: Prediction, contrast: str, intensity: str, brightness: Br
         labels = {"labels": describe(WRITTEN)} if kind == SEGMENTATION else {}
         return {"units": MAP_UNITS.get(kind, MAP_UNITS[""]), **labels}
     units, factor = prediction.units[contrast], prediction.brightness.get(contrast, 1.0)
+    low = offset_in(prediction, contrast, intensity)
     found: dict[str, Any] = {
-        "units": UNITS[intensity],
+        "units": UNITS[intensity].replace("background 0", f"background {low:g}") if low else UNITS[intensity],
         "target_normalizer": dict(prediction.normalizers[contrast]),
         "unit_scale": units.as_dict(),
     }

@@ -1,6 +1,7 @@
 """One case from files to arrays, and a result back onto the files' grid.
 
-Steps, in order: load -> one grid? -> orient to RAS -> brain mask -> crop -> normalise each contrast inside the mask.
+Steps, in order: load -> one grid? -> orient to RAS -> constant background off -> brain mask -> crop -> normalise each contrast
+inside the mask.
 Every step leaves its parameters in the history, as JSON data, and `restore` undoes orient and crop from there.
 """
 
@@ -15,12 +16,12 @@ import numpy as np
 from synthmr.case import Case, PreparedCase, Volume
 from synthmr.config import PrepareConfig
 from synthmr.errors import DataError, UsageError
-from synthmr.prepare import crop, normalize, orient
+from synthmr.prepare import background, crop, normalize, orient
 from synthmr.prepare.mask import brain_mask, check_mode
 from synthmr.prepare.nan import NOTE, load_labels, read_image
 
 #: raise when a change here or in a step changes what comes out, so that no store made before is used
-PREPARE_VERSION = 2
+PREPARE_VERSION = 3
 
 
 def normalizer_of(contrast: str, config: PrepareConfig, targets: Sequence[str]) -> str:
@@ -105,6 +106,8 @@ def prepare_images(
     """
     check_config(config)
     arrays, mask_voxels, labels, affine, history = oriented(volumes, mask, segmentation, name)
+    constants = {contrast: background.fit(array) for contrast, array in arrays.items()}
+    arrays = {contrast: background.apply(array, constants[contrast]) for contrast, array in arrays.items()}
     if given is None:
         given = [contrast for contrast in arrays if contrast not in targets] or list(arrays)
     brain, mode, notice = brain_mask({contrast: arrays[contrast] for contrast in given}, mask_voxels, config.mask, name)
@@ -121,7 +124,7 @@ def prepare_images(
             raise DataError(f"{contrast} of case {name}: {error}") from None
         images[contrast] = normalized(inside, brain, found)
         params[contrast] = found
-        history.append(normalize_step(contrast, found))
+        history += image_steps(contrast, constants[contrast], found)
     return PreparedCase(
         name=name,
         images=images,
@@ -139,9 +142,14 @@ def mask_step(mode: str, notice: str, voxels: int) -> dict[str, Any]:
     return {"step": "mask", "mode": mode, "notice": notice, "voxels": voxels}
 
 
-def normalize_step(contrast: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The step of a history that normalised a contrast."""
-    return {"step": "normalize", "contrast": contrast, **params}
+def image_steps(contrast: str, constant: Mapping[str, Any] | None, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The steps of a history that are of one contrast alone: a constant background taken off, if it had one; normalised.
+
+    They stand together behind the steps that all contrasts share, although the background goes first: what a truth is like
+    changes nothing in what is said of the others.
+    """
+    taken = [] if constant is None else [background.step(contrast, constant)]
+    return [*taken, {"step": "normalize", "contrast": contrast, **params}]
 
 
 def normalized(array: np.ndarray, brain: np.ndarray, params: Mapping[str, Any]) -> np.ndarray:

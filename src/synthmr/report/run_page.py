@@ -44,11 +44,12 @@ def write_report(
     progress: Callable[[int, int, str], None] | None = None,
     device: str = "auto",
     keep: bool = True,
+    force: bool = False,
 ) -> None:
     """Write one self-contained HTML page: words, tables, cases in three planes, learning curves, provenance.
 
     ``figures`` are predictions that were made elsewhere; None: the cases that the page shows are predicted with ``runs``, on
-    ``device``, and kept unless ``keep`` is off.
+    ``device``, and kept unless ``keep`` is off, with ``force`` as of `synthmr.predictions.predictions`.
     ``grids`` are further tables.
 
     Raises:
@@ -71,7 +72,13 @@ def write_report(
     }
     if figures is None:
         # a case that is left out has no scores, and was named with them
-        how: dict[str, Any] = {"cases": html.chosen_cases(rows), "device": device, "keep": keep, "left_out": LeftOut()}
+        how: dict[str, Any] = {
+            "cases": html.chosen_cases(rows),
+            "device": device,
+            "keep": keep,
+            "force": force,
+            "left_out": LeftOut(),
+        }
         figures = predictions(runs, data, split, None, reading, progress, **how)
     cases = (figure_case(predicted, rows) for predicted in figures)
     records = {folder.config.method: folder.records() for folder in folders}

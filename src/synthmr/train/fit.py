@@ -22,6 +22,7 @@ from synthmr.prepare.brightness import to_json
 from synthmr.run import RunFolder, load_run
 from synthmr.train.calibrate import calibrate_brightness
 from synthmr.train.checkpoint import State, save_best
+from synthmr.train.domain import keep_domain
 from synthmr.train.info import run_info
 from synthmr.train.log import Progress
 from synthmr.train.result import TrainResult, peak_gb
@@ -42,6 +43,7 @@ def fit(method: Any, config: RunConfig, reader: Reader, split: Split, out: Path,
     logs = method.fit(lambda: (case_batch(reader, name, contrasts, plane=config.sample.plane) for name in split.train), config.seed)
     seconds = time.monotonic() - start
     run = RunFolder.create(out, config, split, run_info(config, reader, split, {}, Precision("32", False), 1))
+    keep_domain(run, reader, split)
     save_best(run, method, State(elapsed=seconds))
     run.log({"step": 0, "seconds": seconds, **logs})
     result = TrainResult(config.method, 0, seconds, 0.0, 0.0, None, 0, peak_gb(), "fit")

@@ -9,11 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from synthmr import __version__
 from synthmr.config import RunConfig
 from synthmr.data.reader import Reader
 from synthmr.data.split import Split
 from synthmr.predict.precision import Precision
+from synthmr.prepare.background import offset_of
 from synthmr.prepare.normalize import median_params
 from synthmr.prepare.units import units_of
 
@@ -29,6 +32,13 @@ def machine() -> dict[str, Any]:
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
     return {"cpu": model, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def _offset(reader: Reader, split: Split, contrast: str) -> dict[str, float]:
+    """The constant under most training images of a target, which its files are written with; empty where there is none."""
+    found = [offset_of(reader.constant(case, contrast)) for case in split.train if reader.has(case, contrast)]
+    middle = float(np.median(found)) if found else 0.0
+    return {"offset": middle} if middle else {}
 
 
 def run_info(
@@ -60,7 +70,7 @@ def run_info(
         "sources": list(config.sources),
         "targets": list(config.targets),
         "training_cases": list(split.train),
-        "target_normalizers": {name: median_params(each) for name, each in params.items()},
+        "target_normalizers": {name: {**median_params(each), **_offset(reader, split, name)} for name, each in params.items()},
         "target_units": {name: each.as_dict() for name, each in units.items()},
         "landmarks": dict(reader.landmarks),
         "store": reader.store.fingerprint,

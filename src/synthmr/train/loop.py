@@ -32,6 +32,7 @@ from synthmr.predict.settings import PredictSettings
 from synthmr.run import LoadedRun, RunFolder, build_method, refuse_used
 from synthmr.train.check import check_resumed, labels_in
 from synthmr.train.checkpoint import State, load_last, save_best, save_last
+from synthmr.train.domain import keep_domain
 from synthmr.train.extend import adopt, inherit
 from synthmr.train.fit import finish, fit
 from synthmr.train.info import run_info
@@ -205,7 +206,8 @@ class _Training:
                     info = inherit(info, self.extends)
                 if notes:
                     info["notes"] = list(notes)
-                RunFolder.create(self.out, self.config, self.split, info)
+                run = RunFolder.create(self.out, self.config, self.split, info)
+                keep_domain(run, self.reader, self.split, self.extends)
             self.fabric.barrier()
             return
         self.average = copy.deepcopy(self.method) if self.config.train.ema > 0 else None
@@ -213,6 +215,7 @@ class _Training:
         self.fabric.barrier()
         if self.main:
             self.folder.trim_log(self.state.step)
+            keep_domain(self.folder, self.reader, self.split, self.extends)
             self.folder.write_info({**self.folder.info, "status": "training"})
             self.progress.on_message(f"{self.out}: continues after step {self.state.step}")
 
