@@ -15,7 +15,6 @@ __all__ = [
     "Name",
     "Problems",
     "choose",
-    "is_phase",
     "is_session",
     "is_synthetic",
     "parse_name",
@@ -26,14 +25,7 @@ __all__ = [
 ]
 
 
-#: BIDS ``part-`` entities that are no magnitude image
-_PARTS = re.compile(r"(?:^|_)part-(phase|real|imag)(?:_|$)")
 _RUN = re.compile(r"(?:^|[-_. ])run-?(\d+)(?=[-_. ]|$)", re.IGNORECASE)
-
-
-def is_phase(stem: str) -> bool:
-    """Whether a BIDS name says that the file is no magnitude image."""
-    return bool(_PARTS.search(stem))
 
 
 def run_number(stem: str) -> int | None:

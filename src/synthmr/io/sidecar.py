@@ -53,14 +53,12 @@ class Facts:
         agent: the contrast agent that was given, or empty.
         derived: what the file is where it is no acquired image; else empty.
         why: the fields that said so.
-        certain: whether the contrast follows from times or kind of image; False: from the series' description alone.
     """
 
     contrast: str = ""
     agent: str = ""
     derived: str = ""
     why: str = ""
-    certain: bool = False
 
 
 def read_sidecar(image: Path, stem: str) -> tuple[Facts | None, str]:
@@ -92,7 +90,7 @@ def facts(data: Mapping[str, Any]) -> Facts:
         data = {**inner["const"], **data}
     software = data.get("software")
     if data.get("synthetic") is True or (isinstance(software, dict) and software.get("name") == "synthmr"):
-        return Facts(derived="synthetic", why="the sidecar says that it is synthetic", certain=True)
+        return Facts(derived="synthetic", why="the sidecar says that it is synthetic")
     kind = _kind(data)
     if kind is not None:
         return kind
@@ -106,10 +104,10 @@ def facts(data: Mapping[str, Any]) -> Facts:
         contrast = "T1ce" if contrast == "T1w" and agent and not told[0].explicit else contrast
         if by_time and not _agrees(contrast, by_time):
             return Facts(agent=agent)  # the sidecar contradicts itself
-        return Facts(contrast, agent, "", told[1], bool(by_time))
+        return Facts(contrast, agent, "", told[1])
     if by_time == "T1w" and agent:
-        return Facts("T1ce", agent, "", f"{times}, contrast agent {agent}", True)
-    return Facts(by_time, agent, "", times, True) if by_time else Facts(agent=agent)
+        return Facts("T1ce", agent, "", f"{times}, contrast agent {agent}")
+    return Facts(by_time, agent, "", times) if by_time else Facts(agent=agent)
 
 
 def _agrees(contrast: str, other: str) -> bool:
@@ -132,15 +130,15 @@ def _kind(data: Mapping[str, Any]) -> Facts | None:
     kinds = {str(word).upper().replace("_", " ").strip() for word in words[:32] if isinstance(word, str)}
     why = f"ImageType {', '.join(str(word) for word in words[:6])}"[:90]
     if "ADC" in kinds:
-        return Facts("ADC", "", "", why, True)
+        return Facts("ADC", "", "", why)
     if "TRACEW" in kinds:
-        return Facts("DWI", "", "", why, True)
+        return Facts("DWI", "", "", why)
     for word, what in _IMAGE_TYPES.items():
         if word in kinds:
-            return Facts(derived=what, why=why, certain=True)
+            return Facts(derived=what, why=why)
     modality = data.get("Modality")
     if isinstance(modality, str) and modality.upper() in ("CT", "PT", "PET", "NM", "US", "SEG", "RTSTRUCT", "SR"):
-        return Facts(derived=f"an image of modality {modality.upper()[:8]}", why=f"Modality {modality[:8]}", certain=True)
+        return Facts(derived=f"an image of modality {modality.upper()[:8]}", why=f"Modality {modality[:8]}")
     return None
 
 
