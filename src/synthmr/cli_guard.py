@@ -84,8 +84,10 @@ def _path_options(app: Any) -> set[str]:
         for name, hint in hints.items():
             kind, *infos = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
             if kind is Path or Path in typing.get_args(kind) or list[Path] in typing.get_args(kind):
-                words = [word for info in infos for word in getattr(info, "param_decls", None) or () if word.startswith("-")]
-                found |= {*words, f"--{name.replace('_', '-')}"}
+                said = [
+                    word for info in infos for word in (getattr(info, "default", ""), *(getattr(info, "param_decls", None) or ()))
+                ]
+                found |= {word for word in said if isinstance(word, str) and word.startswith("-")} | {f"--{name.replace('_', '-')}"}
     for group in app.registered_groups:
         found |= _path_options(group.typer_instance)
     return found

@@ -22,6 +22,7 @@ from synthmr.io.files import finite, sha256, write_error, write_json, write_text
 from synthmr.methods import registry
 from synthmr.methods.configure import restore_config
 from synthmr.methods.contract import FittedMethod
+from synthmr.prepare import normalize
 from synthmr.prepare.brightness import Brightnesses, from_json
 from synthmr.prepare.domain import Domain
 from synthmr.prepare.units import Units, units_from_median
@@ -431,4 +432,21 @@ def load_run(path: Path, which: str = "best") -> LoadedRun:
         method.eval()
     if "target_normalizers" not in info:
         raise RunError(f"{path}/run.json lacks target_normalizers; the run is damaged, train it again.")
+    for name in config.targets:
+        _check_normalizer(info["target_normalizers"].get(name, {}), f"{path}/run.json: target_normalizers of {name}")
     return LoadedRun(folder, method, config, split, info, run_hash(config, weights))
+
+
+def _check_normalizer(params: Mapping[str, Any], where: str) -> None:
+    """Check what somebody may have edited: that predictions can be brought back to scanner units.
+
+    Raises:
+        RunError: a parameter is missing, or is no number that can be one.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            values = [*normalize.invert(np.array([-1.0, 1.0]), params), normalize.background(params), normalize.top(params)]
+        if not np.isfinite(np.asarray(values, float)).all():
+            raise ValueError("it gives no number")
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise RunError(f"{where} are damaged ({type(error).__name__}: {error}); restore the file or train again.") from None
