@@ -59,9 +59,8 @@ CORRELATION = ("domain.contrast", 0.25, "the rank correlation in the brain is {}
 SPREADS = 2.0
 #: widenings are (1 + FEW / n) times as wide, for n training cases
 FEW = 2.0
-#: a rank correlation this far outside the widened range is of no contrast that the run knows; two contrasts more alike than
-#: `SAME` are one, where no training case had them so alike by `SAME_GAP`
-FAR, SAME, SAME_GAP = 0.3, 0.985, 0.02
+#: a rank correlation this far outside the widened range is of no contrast that the run knows
+FAR = 0.3
 #: share of negative voxels above which, with hardly one in training, an image is sign-flipped or centred
 MOSTLY = 0.2
 
@@ -74,9 +73,9 @@ CLIP = 16.0
 #: by how much the images must fit each other's names better, and how well (mean squared standard deviation of a number), to be
 #: told; from `SURE` on it is certain. At most 0.8 for right names in 12 BraTS and 6 phantom subjects, each against the others
 MARGIN, SURE, FIT = 6.0, 10.0, 4.0
-#: the same of one image that fits a name that none of the others has, where a number of it is outside already, and, in place of
-#: both margins, where none is: one subject of the 18 has 23 to 29 then, all others at most 6
-OTHER_MARGIN, OTHER_SURE, OTHER_FIT, OTHER_ALONE = 10.0, 15.0, 1.5, 35.0
+#: the same of one image that fits a name that none of the others has, where a number of it is outside already or it fits closely,
+#: and the margin where neither is so: one subject of the 18 has 23 with a fit of 0.7, all others at most 6
+OTHER_MARGIN, OTHER_SURE, OTHER_FIT, OTHER_CLOSE, OTHER_ALONE = 10.0, 15.0, 1.5, 0.5, 30.0
 #: codes that explain odd contrast: with one of them nothing about the contrast is certain
 EXPLAIN = frozenset({"domain.spacing", "domain.fov", "domain.skull", "domain.noise"})
 #: most sources of which every order is tried
@@ -208,14 +207,14 @@ class Domain:
         part = {**found, "images": known}
         numbers = list(self._numbers(part))
         odd = {name for alarm, owners in numbers if alarm.code == "domain.contrast" for name in owners}
-        told = [*self._named(part, odd), *self._constants(part)]
+        told = [*self._copies(part), *self._named(part, odd), *self._constants(part)]
         spoken = {name for alarm, owners in told if alarm.certain for name in owners}
         told += [(alarm, owners) for alarm, owners in numbers if not spoken & set(owners) or not owners]
         alarms = [*(alarm for alarm, _ in told), *self._skull(found), *self._trained(images, case)]
         if EXPLAIN & {alarm.code for alarm in alarms}:
-            alarms = [
-                replace(alarm, certain=False) if alarm.code in ("domain.contrast", "domain.swapped") else alarm for alarm in alarms
-            ]
+            sure = {alarm for alarm, _ in self._copies(part)}
+            contrast = ("domain.contrast", "domain.swapped")
+            alarms = [replace(alarm, certain=alarm in sure) if alarm.code in contrast else alarm for alarm in alarms]
         return tuple(sorted(alarms, key=lambda alarm: not alarm.certain))
 
     def _numbers(self, found: Mapping[str, Any]) -> Iterable[tuple[Alarm, tuple[str, ...]]]:
@@ -227,13 +226,15 @@ class Domain:
                 continue
             code, floor, words, log = rule
             low, high = self.ranges[name].allowed(floor)
+            if len(owners) == 2:
+                low, high = max(low, -1.0), min(high, 1.0)
             if low <= value <= high:
                 continue
             number, allowed = (float(np.exp(value)), (float(np.exp(low)), float(np.exp(high)))) if log else (value, (low, high))
             beyond = max(low - value, value - high)
             certain = False
             if len(owners) == 2:
-                certain = beyond > FAR or (value > SAME and self.ranges[name].high < value - SAME_GAP)
+                certain = beyond > FAR
             elif code == "domain.negative":
                 certain = value > MOSTLY and self.ranges[name].high < 0.05
             text = f"{' and '.join(owners)}: " if owners else ""
@@ -243,6 +244,16 @@ class Domain:
             if key not in worst or far > worst[key][0] or (certain and not worst[key][1].certain):
                 worst[key] = far, Alarm(code, text, number, allowed, certain), owners
         return [(alarm, owners) for _, alarm, owners in worst.values()]
+
+    def _copies(self, found: Mapping[str, Any]) -> Iterable[tuple[Alarm, tuple[str, ...]]]:
+        """One image under two names, by its content."""
+        seen: dict[str, str] = {}
+        for name, image in found["images"].items():
+            other = seen.setdefault(image["digest"], name) if image["digest"] else name
+            if other != name:
+                known = self.ranges.get("+".join(sorted((name, other))))
+                text = f"{other} and {name} are the same image: one of them is under a wrong name."
+                yield Alarm("domain.contrast", text, 1.0, (-1.0, 1.0 if known is None else known.high), True), (other, name)
 
     def _constants(self, found: Mapping[str, Any]) -> Iterable[tuple[Alarm, tuple[str, ...]]]:
         """Constant backgrounds that no training image had; they are taken off, so nothing is refused."""
@@ -293,7 +304,8 @@ class Domain:
             misfit, fit = self._misfit(names, other, shapes, pairs)
             swapped = sorted(other) == sorted(names)
             known = swapped or any(name in odd for name, role in zip(names, other, strict=True) if name != role)
-            enough, most = (MARGIN, FIT) if swapped else (OTHER_MARGIN if known else OTHER_ALONE, OTHER_FIT)
+            alone = OTHER_MARGIN if known or fit <= OTHER_CLOSE else OTHER_ALONE
+            enough, most = (MARGIN, FIT) if swapped else (alone, OTHER_FIT)
             if own - misfit >= enough and fit <= most and own - misfit > best[0]:
                 best = own - misfit, other, swapped
         gain, given, swapped = best
