@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from common import write
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from common import write
 from synthmr import pipeline
 from synthmr.case import Volume
 from synthmr.data import same_person
