@@ -35,8 +35,8 @@ SMALL, SMALL_OF_HEAD = 0.25, 0.08
 #: least share of a mask, or of a segmentation, that lies in the brain or head
 INSIDE = 0.6
 #: least share of a brain mask that its largest piece has; and that the mask has of itself with gaps of 6 mm closed and holes
-#: filled: brains have .97 and .9, white or grey matter about .5
-ONE_PIECE, SOLID = 0.8, 0.65
+#: filled: brains have .94 to .99, with fluid and without, white matter, grey matter and fluid .36 to .74
+ONE_PIECE, SOLID = 0.8, 0.77
 #: a lesion with one label has at most this share of a brain and of a head
 LARGE, LARGE_OF_HEAD = 0.6, 0.15
 #: a segmentation with this share of the brain is a map of tissues
@@ -160,7 +160,7 @@ def mask_fault(array: np.ndarray, head: Head | None, spacing: Sequence[float]) -
         what = f"consists of {len(pieces)} pieces, the largest with {pieces[0] / voxels:.0%} of it: a brain is one"
         return Fault(what, CUT, NOT_A_BRAIN)
     if solid < SOLID and voxels >= FEW:
-        what = f"is full of holes: it fills {solid:.0%} of its own outline, a brain 90 % (it may be a tissue's mask)"
+        what = f"is full of holes: it fills {solid:.0%} of its own outline, a brain 94 % or more (it may be a tissue's mask)"
         return Fault(what, CUT, NOT_A_BRAIN)
     return None
 

@@ -243,7 +243,7 @@ def _overlap(a: np.ndarray, b: np.ndarray, shift: Sequence[int]) -> float:
         second.append(slice(low - move, high - move))
     x, y = a[tuple(first)], b[tuple(second)]
     both = (x != 0) & (y != 0)
-    if both.sum() < 0.4 * min(np.count_nonzero(a), np.count_nonzero(b)):
+    if both.sum() < max(0.4 * min(np.count_nonzero(a), np.count_nonzero(b)), 1):
         return -1.0
     x, y = x[both], y[both]
     return float(x @ y / max(float(np.sqrt((x @ x) * (y @ y))), 1e-9))
