@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "inputs"))
-
-from heads import AFFINE, LESION, image, tissues
-
 import synthmr
+from heads import AFFINE, LESION, image, tissues
 from helpers import write_case
 from synthmr import pipeline
 from synthmr.data import audit as module

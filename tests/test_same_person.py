@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-sys.path.insert(0, str(Path(__file__).parent / "inputs"))
-
 from heads import AFFINE, SHAPE, image
-
 from helpers import write_case
 from synthmr.data import same_person
 from synthmr.data.audit import audit

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from heads import AFFINE, brain, image
 
+from heads import AFFINE, brain, image
 from helpers import write_case
 from synthmr.data.audit import audit
 from synthmr.data.contrast_check import check_correlations

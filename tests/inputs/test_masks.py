@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from heads import AFFINE, AIR, FLUID, GREY, LESION, SHAPE, WHITE, brain, image, tissues
 from scipy import ndimage
 
+from heads import AFFINE, AIR, FLUID, GREY, LESION, SHAPE, WHITE, brain, image, tissues
 from helpers import write_case
 from synthmr.data.audit import audit
 from synthmr.data.findings import Finding
