@@ -101,6 +101,7 @@ def audit(
     entity: Words | Mapping[str, str] | None = None,
     prefer: Words | None = None,
     nan_to_zero: bool = False,
+    cache: AnyPath | None = None,
 ) -> list[Finding]:
     """Find what would make training wrong, or at least worse.
 
@@ -114,12 +115,14 @@ def audit(
         entity: ``key=value`` words of the BIDS names to use where several files are versions of one scan.
         prefer: words; of several versions of one scan that whose path has the word wins.
         nan_to_zero: read NaN outside the brain as 0; inside the brain they stay an error.
+        cache: folder in which what is found of a case is kept; None: ``$SYNTHMR_CACHE`` or ``~/.cache/synthmr``.
 
     Returns:
         Findings with level (error or warning), case, contrast, what, meaning and fix.
     """
     given = [",".join(words(value)) for value in (sources, target)]
-    return pipeline.audit(Path(data), given[0], given[1], reading(alias, split_file, subject, entity, prefer, nan_to_zero))
+    read = reading(alias, split_file, subject, entity, prefer, nan_to_zero)
+    return pipeline.audit(Path(data), given[0], given[1], read, cache=optional(cache))
 
 
 def train(
@@ -146,6 +149,8 @@ def train(
     cache: AnyPath | None = None,
     devices: int = 1,
     accelerator: str = "auto",
+    force: bool = False,
+    skip_bad: bool = False,
     progress: Any = None,
 ) -> TrainResult:
     """Train a method on a cohort and write a run folder.
@@ -173,12 +178,15 @@ def train(
         cache: folder for prepared data; None: ``$SYNTHMR_CACHE`` or ``~/.cache/synthmr``.
         devices: processes or GPUs.
         accelerator: auto, cpu or cuda.
+        force: train though the audit finds errors in the data; ``run.json`` records them, as it does warnings.
+        skip_bad: leave the cases in which the audit finds errors out; ``run.json`` says which.
         progress: told how it goes; see `synthmr.train.log.Progress`.
 
     Raises:
         UsageError: a name, value or combination that makes no sense.
-        DataError: data that cannot be used, or a loss that is not finite.
+        DataError: data that cannot be used or in which the audit finds errors, or a loss that is not finite.
     """
+    gate = pipeline.Gate(force, skip_bad)
     given = {"minutes": minutes, "steps": steps, "epochs": epochs}
     budget = {key: value for key, value in given.items() if value is not None}
     if len(budget) > 1:
@@ -201,8 +209,8 @@ def train(
         seed=seed,
         aliases=read.aliases,
     )
-    store, split = pipeline.prepared(folder, settings, read, optional(cache))
-    return pipeline.train(settings, store, split, Path(out), resume, devices, 1, accelerator, progress, data=folder)
+    store, split = pipeline.prepared(folder, settings, read, optional(cache), gate=gate)
+    return pipeline.train(settings, store, split, Path(out), resume, devices, 1, accelerator, progress, data=folder, gate=gate)
 
 
 def _contrasts(data: Path, read: Reading) -> tuple[str, ...]:

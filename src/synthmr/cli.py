@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from synthmr import __version__, cli_experiment, cli_guard, cli_score
-from synthmr.cli_experiment import AsJson, Cache, Device, Labels, NoKeep, budget_of
+from synthmr.cli_experiment import AsJson, Cache, Device, Force, Labels, NoKeep, SkipBad, budget_of
 from synthmr.cli_reading import Data, reads
 from synthmr.cli_score import Metrics, Protocols, Regions
 from synthmr.contrasts import split_words
@@ -94,6 +94,7 @@ def audit(
     sources: Annotated[str, typer.Option(help="Contrasts that will go in; default: all.")] = "",
     target: Annotated[str, typer.Option(help="Contrasts that will come out.")] = "",
     reading: Reading = AS_IT_IS,
+    cache: Cache = None,
     json: AsJson = False,
 ) -> None:
     """Find what would make training wrong; exit 1 if anything would."""
@@ -101,7 +102,7 @@ def audit(
 
     console = _console(json)
     with console.progress("audit") as tick:
-        findings = pipeline.audit(data, sources, target, reading, progress=tick)
+        findings = pipeline.audit(data, sources, target, reading, progress=tick, cache=cache)
     if json:
         console.json([vars(finding) for finding in findings])
     else:
@@ -123,15 +124,18 @@ def prepare(
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     reading: Reading = AS_IT_IS,
     cache: Cache = None,
+    force: Force = False,
+    skip_bad: SkipBad = False,
     json: AsJson = False,
 ) -> None:
     """Prepare a cohort once and write it as a store that trains anywhere (a GPU machine needs no imaging library)."""
     from synthmr import pipeline
 
-    console = _console(json)
+    console, gate = _console(json), pipeline.Gate(force, skip_bad)
     config = pipeline.configure(method, sources, target, preset=preset, settings=settings or [], seed=seed, aliases=reading.aliases)
     with console.progress("prepare") as tick:
-        store, _ = pipeline.prepared(data, config, reading, cache, out, tick)
+        store, _ = pipeline.prepared(data, config, reading, cache, out, tick, gate=gate)
+    console.lines(gate.lines)
     if json:
         console.json({"path": str(out), "cases": list(store.names), "fingerprint": store.fingerprint})
     console.say(f"{len(store.names)} cases prepared in {out}")
@@ -192,6 +196,8 @@ def train(
     accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     reading: Reading = AS_IT_IS,
     cache: Cache = None,
+    force: Force = False,
+    skip_bad: SkipBad = False,
     json: AsJson = False,
 ) -> None:
     """Train a method on a cohort and write a run folder."""
@@ -199,7 +205,7 @@ def train(
 
     named = budget_of(steps=steps, minutes=minutes, epochs=epochs)
     pipeline.check_hardware(accelerator, devices, nodes)
-    console = _console(json)
+    console, gate = _console(json), pipeline.Gate(force, skip_bad)
     run_config = pipeline.configure(
         method,
         sources,
@@ -212,9 +218,10 @@ def train(
         aliases=reading.aliases,
     )
     with console.progress("prepare") as tick:
-        store, split = pipeline.prepared(data, run_config, reading, cache=cache, progress=tick)
+        store, split = pipeline.prepared(data, run_config, reading, cache=cache, progress=tick, gate=gate)
+    console.lines(gate.lines)
     with console.training(f"{method} ({run_config.preset})") as live:
-        result = pipeline.train(run_config, store, split, out, resume, devices, nodes, accelerator, live, data=data)
+        result = pipeline.train(run_config, store, split, out, resume, devices, nodes, accelerator, live, data=data, gate=gate)
     console.result(result, out, json)
 
 
@@ -234,19 +241,22 @@ def extend(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in OUT from its last checkpoint.")] = False,
     reading: Reading = AS_IT_IS,
     cache: Cache = None,
+    force: Force = False,
+    skip_bad: SkipBad = False,
     json: AsJson = False,
 ) -> None:
     """Add contrasts to a trained run: new decoders or encoders learn, everything else stays as it is, to the bit."""
     from synthmr import pipeline
 
     named = budget_of(steps=steps, minutes=minutes, epochs=epochs)
-    console = _console(json)
+    console, gate = _console(json), pipeline.Gate(force, skip_bad)
     with console.progress("prepare") as tick:
         config, store, parts, loaded = pipeline.extension(
-            run, data, add_source, add_target, settings or [], named, seed, reading, cache, tick
+            run, data, add_source, add_target, settings or [], named, seed, reading, cache, tick, gate
         )
+    console.lines(gate.lines)
     with console.training(f"{config.method} (more contrasts)") as live:
-        result = pipeline.train(config, store, parts, out, resume, progress=live, extends=loaded, data=data)
+        result = pipeline.train(config, store, parts, out, resume, progress=live, extends=loaded, data=data, gate=gate)
     console.result(result, out, json)
 
 

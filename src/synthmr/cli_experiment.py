@@ -22,6 +22,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Folder for prepared data (default: $SYNTHMR_CACHE or ~/.cache/synthmr).")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Go on though the audit finds errors; the run records them.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave cases in which the audit finds errors out, and say which.")]
 Minutes = Annotated[float | None, typer.Option(help="Minutes of training of each run.")]
 Device = Annotated[str, typer.Option("--device", help="Where to predict: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.")]
 NoKeep = Annotated[
@@ -59,6 +61,8 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
         no_keep: NoKeep = False,
         reading: Reading = AS_IT_IS,
         cache: Cache = None,
+        force: Force = False,
+        skip_bad: SkipBad = False,
         json: AsJson = False,
     ) -> None:
         """Cross-validate a method: folds of whole subjects, stored; every subject is tested once."""
@@ -66,7 +70,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
         from synthmr.evaluate.scores import score_objects
         from synthmr.experiment.crossval import cross_validate
 
-        console = console_of(json)
+        console, gate = console_of(json), pipeline.Gate(force, skip_bad)
         config = pipeline.configure(
             method,
             sources,
@@ -90,6 +94,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             say=console.say,
             device=device,
             keep=not no_keep,
+            gate=gate,
         )
         if json:
             console.json({"scores": score_objects(rows)})

@@ -87,6 +87,11 @@ class Console:
         """A line about what was done."""
         self._note.print(escape(text), highlight=False)
 
+    def lines(self, texts: Sequence[str]) -> None:
+        """What a person should have seen, a line each."""
+        for text in texts:
+            self.say(text)
+
     def json(self, data: Any) -> None:
         """Print JSON on standard output."""
         if not self._silent:

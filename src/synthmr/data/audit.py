@@ -1,90 +1,30 @@
-"""Find what would make training wrong before any training: every file is read once, one volume in memory at a time.
+"""Find what would make training wrong before any training: every file is read once, few cases in memory at a time.
 
 An ``error`` is something that training must not start with (the command line exits with 1); a ``warning`` is something
-a person should have seen. Each finding says what was found, what it means and how to mend it.
+a person should have seen. Each finding says what was found, what it means and how to mend it. What one case's files
+say is found in `synthmr.data.look`, who is in them in `synthmr.data.same_person`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from synthmr.case import SPLITS, Case, Cohort
+from synthmr.case import SPLITS, Cohort
+from synthmr.data import same_person
+from synthmr.data.findings import KEEP, Finding, Findings, in_order
+from synthmr.data.look import dice, find_foreground, look_at
+from synthmr.data.looks import Looks
 from synthmr.data.split import Split, shared_subjects, torn
-from synthmr.errors import DataError
-from synthmr.io.files import sha256_array
-from synthmr.io.grid import REGISTER_FIX, Grid, grid_difference, orientation, turn_between
 from synthmr.io.naming import some
-from synthmr.io.nifti import load, read_grid
-from synthmr.prepare.mask import otsu_threshold
-from synthmr.prepare.nan import load_labels, without_nan
 
-#: a volume counts as skull-stripped where at least this share of its voxels is exactly 0 ...
-STRIPPED = 0.2
-#: ... and less than this share of the voxels on its six faces is not (padding alone leaves noise there)
-BORDER = 0.1
-
-#: how many of two volumes are skull-stripped -> limits ``(error, warning)`` of their foregrounds' Dice. A whole head
-#: against its own brain has about 0.6
-DICE_LIMITS: Mapping[int, tuple[float, float]] = {2: (0.8, 0.9), 1: (0.4, 0.4), 0: (0.5, 0.7)}
-
-#: an image with at most so many different values in its foreground is a label map
-LABEL_VALUES = 12
-
-#: warnings that say the same of one contrast are listed for so many cases, then counted
-KEEP = 3
-
-#: a brain mask that covers less than this share of the image's foreground is no brain mask
-SMALL_MASK = 0.25
-
-MEND = "Do as the line says; if it stays so, remove the file or leave the case out."
-REEXPORT = "Export, convert or download the file again; if it stays so, remove it or leave the case out."
+__all__ = ["KEEP", "Finding", "audit", "audit_cases", "dice", "find_foreground"]
 
 Progress = Callable[..., None]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong.
-
-    Attributes:
-        level: error (training would be wrong) or warning.
-        case: the case or cases, or empty for the whole cohort.
-        contrast: the contrast or contrasts, or empty.
-        what: what was found, with numbers and files.
-        meaning: what it would do.
-        fix: how to mend it.
-    """
-
-    level: str
-    case: str
-    contrast: str
-    what: str
-    meaning: str
-    fix: str
-
-
-@dataclass
-class _Look:
-    """What one volume left behind after its voxels were dropped."""
-
-    grid: Grid
-    foreground: np.ndarray  # (X, Y, Z) bool
-    stripped: bool
-
-
-@dataclass
-class _Audit:
-    """The findings so far, and the hashes of all images seen."""
-
-    findings: list[Finding] = field(default_factory=list)
-    hashes: dict[str, list[tuple[Case, str]]] = field(default_factory=dict)
-
-    def add(self, level: str, case: str, contrast: str, what: str, meaning: str, fix: str) -> None:
-        self.findings.append(Finding(level, case, contrast, what, meaning, fix))
 
 
 def audit(
@@ -92,6 +32,7 @@ def audit(
     contrasts: Sequence[str] | None = None,
     split: Split | None = None,
     progress: Progress | None = None,
+    cache: Path | None = None,
 ) -> list[Finding]:
     """Look at every file of a cohort.
 
@@ -100,47 +41,75 @@ def audit(
         contrasts: those that training will use; others are not looked at. Default: all.
         split: a split to check in place of the cohort's own.
         progress: called as ``progress(done, total, case name)`` after each case.
+        cache: folder in which what was found of a case is kept, by the content of its files; None keeps nothing.
 
     Returns:
         Errors first, each kind in order of the cases; empty where all is well.
     """
-    state = _Audit()
-    _check_contrasts(cohort, contrasts, state)
-    _check_split(cohort, split, state)
+    found = Findings()
+    _check_contrasts(cohort, contrasts, found)
+    _check_split(cohort, split, found)
     for line in cohort.problems:
-        state.add(
+        found.add(
             "warning", "", "", line, "These files are not used.", "Do as the line says, or ignore it if that is what you want."
         )
-    wanted = set(cohort.contrasts if contrasts is None else contrasts)
-    for done, case in enumerate(cohort.cases, start=1):
-        _check_case(case, wanted, state)
-        if progress is not None:
-            progress(done, len(cohort.cases), case.name)
-    _check_duplicates(state)
-    return _shorten(sorted(state.findings, key=lambda finding: finding.level != "error"))
+    return in_order([*found.list, *audit_cases(cohort, contrasts, split, progress, cache)])
 
 
-def _shorten(findings: Sequence[Finding]) -> list[Finding]:
-    """Count equal warnings of many cases instead of listing them all; errors are all kept."""
-    groups: dict[tuple[str, ...], list[Finding]] = {}
-    for number, finding in enumerate(findings):
-        merge = finding.level == "warning" and finding.case
-        key = (finding.contrast, finding.meaning, finding.fix) if merge else (str(number),)
-        groups.setdefault(key, []).append(finding)
-    short: list[Finding] = []
-    for alike in groups.values():
-        short += alike[:KEEP] if len(alike) > KEEP + 1 else alike
-        if len(alike) > KEEP + 1:
-            names = some((finding.case for finding in alike[KEEP:]), 6)
-            what = f"the same in {len(alike) - KEEP} more cases: {names}"
-            short.append(replace(alike[0], case="", what=what))
-    return short
+def audit_cases(
+    cohort: Cohort,
+    contrasts: Sequence[str] | None = None,
+    split: Split | None = None,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+) -> list[Finding]:
+    """What the files themselves say, without contrasts that are missing, the split's own faults and problems of the index.
+
+    Arguments as `audit`. Returns all findings, none counted together.
+    """
+    wanted = tuple(cohort.contrasts if contrasts is None else dict.fromkeys(contrasts))
+    persons, found = _telling(cohort, wanted), Findings()
+    with Looks(cache) as looks, ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        jobs = [pool.submit(looks.get, case, wanted, persons, look_at) for case in cohort.cases]
+        try:
+            for done, (case, job) in enumerate(zip(cohort.cases, jobs, strict=True), start=1):
+                look = job.result()
+                found.list += look.findings
+                if progress is not None:
+                    progress(done, len(cohort.cases), case.name)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        part = _parts(cohort, split)
+        twins = _check_duplicates(cohort, looks.hashes, part, found)
+        for contrast in persons:
+            twins |= _check_persons(cohort, contrast, looks, part, twins, found)
+    return found.list
+
+
+def _telling(cohort: Cohort, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Contrasts that tell persons apart: as few as let every two cases that share one be compared."""
+    left, chosen = list(cohort.cases), list[str]()
+    while left:
+        counts = {name: sum(name in case.images for case in left) for name in wanted if name not in chosen}
+        best = max(counts, key=lambda name: counts[name], default="")
+        if not best or not counts[best]:
+            break
+        chosen.append(best)
+        left = [case for case in left if best not in case.images]
+    return tuple(chosen)
+
+
+def _parts(cohort: Cohort, split: Split | None) -> dict[str, str]:
+    """Case -> its part of the split, where it is in one."""
+    if split is None:
+        return {case.name: case.split for case in cohort.cases if case.split is not None}
+    return {name: part for part in SPLITS for name in split.part(part)}
 
 
 # --- without voxels -----------------------------------------------------------------------------------------------
 
 
-def _check_contrasts(cohort: Cohort, contrasts: Sequence[str] | None, state: _Audit) -> None:
+def _check_contrasts(cohort: Cohort, contrasts: Sequence[str] | None, found: Findings) -> None:
     """Cases that lack a contrast."""
     complete = 0
     needed = list(cohort.contrasts if contrasts is None else dict.fromkeys(contrasts))
@@ -150,7 +119,7 @@ def _check_contrasts(cohort: Cohort, contrasts: Sequence[str] | None, state: _Au
             continue
         what = f"{len(lacking)} of {len(cohort.cases)} cases have no {contrast}: {some(lacking, 6)}"
         everyone = len(lacking) == len(cohort.cases)
-        state.add(
+        found.add(
             "error" if everyone else "warning",
             "",
             contrast,
@@ -161,10 +130,10 @@ def _check_contrasts(cohort: Cohort, contrasts: Sequence[str] | None, state: _Au
     complete = sum(all(name in case.images for name in needed) for case in cohort.cases)
     if contrasts is not None and not complete and all(name in cohort.contrasts for name in needed):
         what = f"no case has all of {', '.join(needed)}"
-        state.add("error", "", "", what, "There is nothing to train on.", "Choose other contrasts, or add the missing files.")
+        found.add("error", "", "", what, "There is nothing to train on.", "Choose other contrasts, or add the missing files.")
 
 
-def _check_split(cohort: Cohort, split: Split | None, state: _Audit) -> None:
+def _check_split(cohort: Cohort, split: Split | None, found: Findings) -> None:
     """Subjects in two parts, parts that are empty, and too few subjects."""
     if split is not None:
         source = split.source
@@ -177,19 +146,19 @@ def _check_split(cohort: Cohort, split: Split | None, state: _Audit) -> None:
     for doubt, cases_ in apart:
         what = f"{', '.join(f'{name} ({where[name]})' for name in cases_)} may be one person: {doubt.why}"
         meaning = "The model might be scored on a person whom it was trained on; `synthmr train` refuses this split."
-        state.add("error", ", ".join(cases_), "", what, meaning, f"Add {doubt.fix}; or put them into one part.")
+        found.add("error", tuple(cases_), "", what, meaning, f"Add {doubt.fix}; or put them into one part.")
     for doubt in cohort.doubts:
         if doubt not in [each for each, _ in apart]:
             groups = "; ".join(some(group) for group in doubt.groups[:3])
             meaning = (
                 "A split keeps them together, as names cannot tell; where nothing else is left to hold out, training is refused."
             )
-            state.add("warning", "", "", f"{doubt.why} ({groups})", meaning, f"Add {doubt.fix}.")
+            found.add("warning", "", "", f"{doubt.why} ({groups})", meaning, f"Add {doubt.fix}.")
     for subject, names in shared_subjects(parts).items():
         cases = [case.name for name in names for case in parts[name] if case.subject == subject]
-        state.add(
+        found.add(
             "error",
-            ", ".join(cases),
+            tuple(cases),
             "",
             f"subject {subject} is in {' and in '.join(names)} ({source})",
             "The model would be scored on a person whom it was trained on; the scores would be too good.",
@@ -199,10 +168,10 @@ def _check_split(cohort: Cohort, split: Split | None, state: _Audit) -> None:
         for name in ("train", "validation"):
             if not parts[name]:
                 fix = f"Mark at least one case {name} in {source}, or remove the split to have one drawn."
-                state.add("error", "", "", f"{source} has no {name} case", "Training cannot start.", fix)
+                found.add("error", "", "", f"{source} has no {name} case", "Training cannot start.", fix)
     subjects = {case.subject for case in cohort.cases}
     if len(subjects) < 2:
-        state.add(
+        found.add(
             "warning",
             "",
             "",
@@ -212,246 +181,62 @@ def _check_split(cohort: Cohort, split: Split | None, state: _Audit) -> None:
         )
 
 
-# --- one case -----------------------------------------------------------------------------------------------------
-
-
-def _check_case(case: Case, wanted: set[str], state: _Audit) -> None:
-    """All files of one case, one after the other; what is kept of each is its grid and its foreground."""
-    looks: dict[str, _Look] = {}
-    for contrast, path in case.images.items():
-        if contrast in wanted:
-            look = _check_image(case, contrast, path, state)
-            if look is not None:
-                looks[contrast] = _in_order(case, contrast, look, looks, state)
-    _check_grids(case, {contrast: look.grid for contrast, look in looks.items()}, state)
-    _check_overlap(case, looks, state)
-    first = next(iter(looks.values()), None)
-    for kind, label in (("mask", case.mask), ("segmentation", case.segmentation)):
-        if label is not None:
-            _check_label(case, kind, label, first, state)
-
-
-def _in_order(case: Case, contrast: str, look: _Look, looks: Mapping[str, _Look], state: _Audit) -> _Look:
-    """One grid in another storage order than the first contrast's: reordered as it is wherever a case is read, with a warning."""
-    from nibabel.orientations import apply_orientation
-
-    first, reference = next(iter(looks.items()), (contrast, look))
-    turn = turn_between(look.grid, reference.grid) if grid_difference(look.grid, reference.grid) else None
-    if turn is None:
-        return look
-    what = f"stored as {orientation(look.grid.affine)}, {first} as {orientation(reference.grid.affine)}, on one grid"
-    meaning = "The axes are reordered when the case is read; no value changes."
-    state.add("warning", case.name, contrast, what, meaning, "Nothing must be done; other programs may want files stored alike.")
-    return _Look(reference.grid, np.asarray(apply_orientation(look.foreground, turn)), look.stripped)
-
-
-def _check_image(case: Case, contrast: str, path: Path, state: _Audit) -> _Look | None:
-    """One image: readable, finite, not constant, plausible; None if it is no use."""
-    try:
-        volume = load(path, check=False)
-    except DataError as error:
-        state.add("error", case.name, contrast, str(error), "The file cannot be used; training would stop at it.", MEND)
-        return None
-    for note in volume.notes:
-        state.add(
-            "warning", case.name, contrast, f"{path.name}: {note}", "Other programs may show it elsewhere.", "See the line itself."
-        )
-    array = volume.array
-    bad = array.size - int(np.isfinite(array).sum())
-    if bad and case.nan_to_zero:
-        try:
-            mask = load_labels(case.mask, f"mask of case {case.name}", True) if case.mask is not None else None
-            volume = without_nan(volume, mask)
-        except DataError as error:
-            state.add("error", case.name, contrast, str(error), "The file cannot be used; training would stop at it.", MEND)
-            return None
-        array = volume.array
-    elif bad:
-        what = f"{path.name} holds {bad} NaN or infinite voxels ({bad / array.size:.2%})"
-        fix = "Find the step that made them (often a division or a resampling) and repeat it, or read them as 0 with --nan-to-zero."
-        state.add("error", case.name, contrast, what, "One such voxel makes every loss and weight NaN.", fix)
-        return None
-    low, high = float(array.min()), float(array.max())
-    if low == high:
-        kind = "empty (all zero)" if low == 0 else f"constant (every voxel is {low:g})"
-        state.add("error", case.name, contrast, f"{path.name} is {kind}", "There is nothing in it to learn from.", REEXPORT)
-        return None
-    state.hashes.setdefault(sha256_array(array), []).append((case, contrast))
-    foreground, stripped = find_foreground(array)
-    _check_range(case, contrast, path, array, foreground, state)
-    return _Look(Grid(volume.shape, volume.affine), foreground, stripped)
-
-
-def _check_range(case: Case, contrast: str, path: Path, array: np.ndarray, foreground: np.ndarray, state: _Audit) -> None:
-    """Intensities that no scanner writes. Percentiles and distinct values are taken from every 8th foreground voxel."""
-    inside = array[foreground][::8]
-    values = len(np.unique(inside))
-    if len(inside) >= 100 and values <= LABEL_VALUES:
-        what = f"{path.name} has only {values} different values in its foreground"
-        meaning = "It looks like a label map, not like an image."
-        state.add("error", case.name, contrast, what, meaning, "Remove or rename the file if it is a segmentation.")
-        return
-    low, high = float(array.min()), float(array.max())
-    negative = int((array < 0).sum())
-    if negative and not (low >= -1.01 and high <= 1.01):
-        what = f"{path.name} holds {negative} negative voxels ({negative / array.size:.2%}), down to {low:.4g}"
-        meaning = "Magnitude images have none; they come from resampling with splines, bias correction or z-scoring."
-        fix = "A few faint ones do no harm; else resample linearly, or start from images in scanner units."
-        state.add("warning", case.name, contrast, what, meaning, fix)
-    elif high <= 1.01:
-        what = f"{path.name} lies in [{low:.3g}, {high:.3g}]"
-        meaning = "The image was normalised before; the scanner's units are lost, and two normalisers may clip twice."
-        state.add("warning", case.name, contrast, what, meaning, "Use the images as they came from the scanner, if you have them.")
-    if len(inside) < 100:
-        return
-    top = float(np.percentile(inside, 99.5))
-    if top > 0 and high > 20 * top:
-        what = f"{path.name}: the brightest voxel is {high:.4g}, 99.5 % of the foreground lie below {top:.4g}"
-        meaning = "A few hot voxels squeeze everything else into a corner of the range under min-max scaling."
-        state.add("warning", case.name, contrast, what, meaning, "Use the percentile normaliser (the default), or mend the voxels.")
-
-
-def find_foreground(array: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Where the head or brain is, roughly: non-zero voxels of skull-stripped data, else Otsu on compressed intensities.
-
-    Args:
-        array: ``(X, Y, Z)``, finite.
-
-    Returns:
-        (mask ``(X, Y, Z)`` bool, whether the volume is skull-stripped).
-    """
-    nonzero = array != 0
-    if nonzero.mean() < 1 - STRIPPED and _border(nonzero).mean() < BORDER:
-        return nonzero, True
-    # the square root keeps bright fat and fluid from deciding the threshold
-    compressed = np.sqrt(array - array.min())
-    return compressed > otsu_threshold(compressed[::2, ::2, ::2]), False
-
-
-def _border(mask: np.ndarray) -> np.ndarray:
-    """The values of the six faces of a volume."""
-    return np.concatenate([mask[index].ravel() for axis in range(3) for index in _faces(axis)])
-
-
-def _faces(axis: int) -> list[tuple[slice | int, ...]]:
-    return [tuple(end if i == axis else slice(None) for i in range(3)) for end in (0, -1)]
-
-
-def _check_grids(case: Case, grids: Mapping[str, Grid], state: _Audit) -> None:
-    """Contrasts that lie on other grids than the first."""
-    if not grids:
-        return
-    (first, reference), *rest = grids.items()
-    differences = [(name, grid_difference(grid, reference)) for name, grid in rest]
-    differences = [(name, text) for name, text in differences if text]
-    if differences:
-        state.add(
-            "error",
-            case.name,
-            ", ".join(name for name, _ in differences),
-            f"other grid than {first}: " + "; ".join(f"{name} {text}" for name, text in differences),
-            "The same voxel index shows other anatomy in each contrast; a model would learn nonsense.",
-            REGISTER_FIX,
-        )
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Dice overlap of two boolean volumes; 1 for two empty ones."""
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
-
-
-def _check_overlap(case: Case, looks: Mapping[str, _Look], state: _Audit) -> None:
-    """Contrasts whose foreground is elsewhere, on the same grid."""
-    if not looks:
-        return
-    (first, reference), *rest = looks.items()
-    mixed = [name for name, look in rest if look.stripped != reference.stripped]
-    if mixed:
-        one, other = ("is", "are not") if reference.stripped else ("is not", "are")
-        state.add(
-            "warning",
-            case.name,
-            ", ".join(mixed),
-            f"{first} {one} skull-stripped, {', '.join(mixed)} {other}",
-            "The brain mask of one contrast does not fit the other.",
-            "Strip all contrasts with one mask, or give the mask (CASE/mask.nii.gz).",
-        )
-    for name, look in rest:
-        if look.foreground.shape != reference.foreground.shape:
-            continue
-        overlap = dice(look.foreground, reference.foreground)
-        wrong, odd = DICE_LIMITS[look.stripped + reference.stripped]
-        if overlap < odd:
-            state.add(
-                "error" if overlap < wrong else "warning",
-                case.name,
-                f"{first}, {name}",
-                f"the brains overlap little: Dice {overlap:.2f} between {first} and {name} (expected above {odd})",
-                "The contrasts are not registered, one covers only part of the head, or they show two people.",
-                "Look at both in a viewer; register them, or remove the wrong file.",
-            )
-
-
-def _check_label(case: Case, kind: str, path: Path, first: _Look | None, state: _Audit) -> None:
-    """A mask or segmentation: readable, whole numbers, on the images' grid; a mask also of a brain's size."""
-    what = fix = ""
-    meaning = f"The {kind} cannot be used."
-    try:
-        grid = read_grid(path)
-        difference = grid_difference(grid, first.grid) if first is not None else ""
-        if difference and first is not None and turn_between(grid, first.grid) is not None:
-            difference = ""  # one grid in another storage order
-        labels = None if difference else load(path, np.int32)
-        if difference:
-            what, meaning = (
-                f"{path.name} lies on another grid than the images: {difference}",
-                f"The {kind} would mark other anatomy.",
-            )
-            fix = "Resample it onto the images' grid with nearest-neighbour interpolation."
-        elif kind == "mask" and labels is not None:
-            size = int((labels.array != 0).sum())
-            share = size / max(int(first.foreground.sum()), 1) if first is not None and first.stripped else 1.0
-            if not size:
-                what, fix = f"{path.name} is empty", "Remove it (the brain is then found in the images), or make a brain mask."
-            elif share < SMALL_MASK:
-                what = f"{path.name} covers {share:.1%} of the image's foreground"
-                meaning, fix = (
-                    "It looks like a lesion mask, not like the brain's; everything else would be cut away.",
-                    "Rename it to seg.",
-                )
-    except DataError as error:
-        what, fix = str(error), MEND
-    if what:
-        state.add("error", case.name, kind, what, meaning, fix)
-
-
 # --- between cases ------------------------------------------------------------------------------------------------
 
+#: meaning and fix of one person under two names
+TWICE = "One person counts twice; in two parts of a split, the scores would be too good."
+ONE_SUBJECT = "Remove one of the two, or give both the same subject (a table's subject column)."
 
-def _check_duplicates(state: _Audit) -> None:
-    """The same voxels under two names."""
+
+def _where(one: str, two: str, part: Mapping[str, str]) -> str:
+    """The words for two cases that are in two parts; empty where they are not."""
+    parts = sorted({part[name] for name in (one, two) if name in part})
+    return f" and they are in {' and '.join(parts)}" if len(parts) > 1 else ""
+
+
+def _check_duplicates(
+    cohort: Cohort, hashes: Mapping[str, Mapping[str, str]], part: Mapping[str, str], found: Findings
+) -> set[tuple[str, str]]:
+    """The same voxels under two names; returns the pairs of cases that have some."""
+    seen: dict[str, list[tuple[str, str]]] = {}
     pairs: dict[tuple[str, str], list[str]] = {}
-    cases = {case.name: case for seen in state.hashes.values() for case, _ in seen}
-    for seen in state.hashes.values():
-        for i, (case, contrast) in enumerate(seen):
-            for other, name in seen[:i]:
-                words = contrast if contrast == name else f"{name} = {contrast}"
-                pairs.setdefault((other.name, case.name), []).append(words)
+    for name, of_case in hashes.items():
+        for contrast, digest in of_case.items():
+            for other, word in seen.setdefault(digest, []):
+                pairs.setdefault((other, name), []).append(contrast if contrast == word else f"{word} = {contrast}")
+            seen[digest].append((name, contrast))
+    subjects = {case.name: case.subject for case in cohort.cases}
     for (one, two), shared in pairs.items():
         contrasts = ", ".join(sorted(set(shared)))
         if one == two:
             what, meaning = "two contrasts hold the same voxels", "One is a copy under a wrong name; the model would learn to copy."
-            state.add("error", one, contrasts, what, meaning, "Replace the copy by the right file, or remove it.")
+            found.add("error", one, contrasts, what, meaning, "Replace the copy by the right file, or remove it.")
             continue
-        same_person = cases[one].subject == cases[two].subject
-        split = {cases[one].split, cases[two].split} - {None}
-        where = f" and they are in {' and '.join(sorted(str(word) for word in split))}" if len(split) > 1 else ""
-        state.add(
-            "warning" if same_person and not where else "error",
-            f"{one}, {two}",
-            contrasts,
-            f"the same voxels under two names{where}",
-            "One person counts twice; in two parts of a split, the scores would be too good.",
-            "Remove one of the two, or give both the same subject (a table's subject column).",
-        )
+        where = _where(one, two, part)
+        level = "warning" if subjects[one] == subjects[two] and not where else "error"
+        found.add(level, (one, two), contrasts, f"the same voxels under two names{where}", TWICE, ONE_SUBJECT)
+    return set(pairs)
+
+
+def _check_persons(
+    cohort: Cohort, contrast: str, looks: Looks, part: Mapping[str, str], known: set[tuple[str, str]], found: Findings
+) -> set[tuple[str, str]]:
+    """Images that show one person under two names, though their voxels differ; returns the pairs of cases."""
+    cases = [case for case in cohort.cases if looks.has_detail(case.name, contrast)]
+    if len(cases) < 2:
+        return set()
+    signatures = np.stack([looks.signature(case.name, contrast) for case in cases])
+    pairs = same_person.find_pairs(
+        lambda number: looks.detail(cases[number].name, contrast), signatures, [case.subject for case in cases]
+    )
+    for pair in pairs:
+        one, two = cases[pair.one].name, cases[pair.two].name
+        if (one, two) in known or (two, one) in known:
+            continue
+        where, certain = _where(one, two, part), pair.score >= same_person.CERTAIN
+        kind = "one person under two names" if certain else "probably one person under two names"
+        order = "; one is stored mirrored" if pair.mirrored else ""
+        what = f"{kind} (their {contrast} agree to {pair.score:.2f} in detail; two people reach less than .6{order}){where}"
+        fix = f"Look at both. {ONE_SUBJECT}"
+        found.add("error" if certain and where else "warning", (one, two), contrast, what, TWICE, fix)
+    return {(cases[pair.one].name, cases[pair.two].name) for pair in pairs}

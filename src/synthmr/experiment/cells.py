@@ -27,6 +27,7 @@ from synthmr.reading import Reading
 
 if TYPE_CHECKING:
     from synthmr.evaluate.scores import Score
+    from synthmr.pipeline.gate import Gate
 
 #: ``shown("train fold 1")`` -> a context that gives what a stage tells its progress to
 Shown = Callable[[str], AbstractContextManager[Any]]
@@ -168,8 +169,11 @@ def train_cell(
     train_show: Shown,
     reading: Reading | None = None,
     cache: Path | None = None,
+    gate: Gate | None = None,
 ) -> Path:
     """Train a cell unless it is trained, resuming what was interrupted; the run folder that is to be scored.
+
+    The run records what ``gate`` found.
 
     Raises:
         DataError: the cell was trained on another split, and what the stages raise.
@@ -182,7 +186,7 @@ def train_cell(
             store, split = pipeline.prepared(data, cell.config, reading, cache=cache, progress=tick, split=cell.split)
         with train_show(title) as live:
             resume = _resumable(run, cell.config.method_word)
-            pipeline.train(cell.config, store, split, run, resume=resume, progress=live, data=data)
+            pipeline.train(cell.config, store, split, run, resume=resume, progress=live, data=data, gate=gate)
     if not cell.extend:
         return run
     extended = folder / "extended"

@@ -22,6 +22,7 @@ from synthmr.reading import Reading
 
 if TYPE_CHECKING:
     from synthmr.evaluate.scores import Score
+    from synthmr.pipeline.gate import Gate
 
 
 def settle_folds(out: Path, data: Path, config: RunConfig, k: int, seed: int, reading: Reading | None = None) -> Folds:
@@ -59,6 +60,7 @@ def cross_validate(
     say: Callable[[str], None],
     device: str = "auto",
     keep: bool = True,
+    gate: Gate | None = None,
 ) -> list[Score]:
     """Train and test every fold that is not done; the scores of all folds together.
 
@@ -75,6 +77,7 @@ def cross_validate(
         say: is told what is done.
         device: that predicts: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions of the tested cases for the next time.
+        gate: audits the cases of each fold before anything is trained; None: nothing is audited.
 
     Raises:
         UsageError: ``out`` is of another configuration, or there is no such device.
@@ -95,21 +98,30 @@ def cross_validate(
         check_same(note, mine)
     folds = settle_folds(out, data, config, k, config.seed, reading)
     write_json(note, mine)
-    if pipeline.index(data, reading).split_source is not None:
+    cohort = pipeline.index(data, reading)
+    if cohort.split_source is not None:
         say("the data bring a split; cross-validation makes its own folds, in which every subject is tested once.")
     if folds.left_out:
         say(f"left out: {some(folds.left_out)}")
+    splits = {fold: folds.split(fold) for fold in range(1, k + 1)}
+    if gate is not None:
+        needed = (*config.sources, *config.targets)
+        with show("audit") as tick:
+            splits = {fold: gate.check(cohort, split, needed, cache, tick) for fold, split in splits.items()}
+        for line in gate.lines:
+            say(line)
     rows: list[Score] = []
     busy = []
     for fold in range(1, k + 1):
         folder = out / f"fold-{fold}"
-        cell = Cell(config, folds.split(fold))
+        cell = Cell(config, splits[fold])
         with locked(folder) as free:
             if not free:
                 busy.append(fold)
                 continue
             title = f"{config.method}, fold {fold} of {k}"
-            run = train_cell(cell, data, folder, title=title, show=show, train_show=train_show, reading=reading, cache=cache)
+            words: dict[str, Any] = {"reading": reading, "cache": cache, "gate": gate}
+            run = train_cell(cell, data, folder, title=title, show=show, train_show=train_show, **words)
             say(f"fold {fold} of {k} is trained: {run}")
             with show(f"test fold {fold}") as tick:
                 how: dict[str, Any] = {"reading": reading, "tick": tick, "device": device, "keep": keep}

@@ -6,12 +6,14 @@ Imports are inside the functions, so that asking for one stage does not load the
 """
 
 from synthmr.pipeline.cohort import audit, describe, index, phantom
+from synthmr.pipeline.gate import Gate
 from synthmr.pipeline.predicting import predict_settings, predictor_of, synthesize_cohort, synthesize_files
 from synthmr.pipeline.scoring import compare, evaluate, protocols, report, score
 from synthmr.pipeline.ticks import Tick
 from synthmr.pipeline.training import check_hardware, configure, extend, extension, needed, prepared, train
 
 __all__ = [
+    "Gate",
     "Tick",
     "audit",
     "check_hardware",

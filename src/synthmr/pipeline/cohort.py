@@ -34,14 +34,16 @@ def audit(
     target: str = "",
     reading: Reading | None = None,
     progress: Tick | None = None,
+    cache: Path | None = None,
 ) -> list[Finding]:
-    """Find what would make training wrong, or at least worse."""
+    """Find what would make training wrong, or at least worse; what is found of a case is kept in the cache."""
     from synthmr.data.audit import audit as look
+    from synthmr.data.store import default_cache
 
     named = ",".join(part for part in (sources, target) if part)
     reading = reading or Reading()
     contrasts = resolve_list(named, reading.known) if named else None
-    return look(index(data, reading), contrasts, progress=progress)
+    return look(index(data, reading), contrasts, None, progress, default_cache() if cache is None else cache)
 
 
 def phantom(

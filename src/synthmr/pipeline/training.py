@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from synthmr.config import RunConfig
     from synthmr.data.split import Need, Split
     from synthmr.data.store import Store
+    from synthmr.pipeline.gate import Gate
     from synthmr.pipeline.ticks import Tick
     from synthmr.run import LoadedRun
     from synthmr.train.loop import TrainResult
@@ -65,11 +66,14 @@ def prepared(
     out: Path | None = None,
     progress: Tick | None = None,
     split: Split | None = None,
+    gate: Gate | None = None,
 ) -> tuple[Store, Split]:
     """Prepare a cohort (or open a prepared store) and settle its split, unless one is given (a fold's).
 
+    ``gate`` audits the cases first; a prepared store has no files to audit.
+
     Raises:
-        DataError: nothing to train on, or data that cannot be prepared.
+        DataError: nothing to train on, data that cannot be prepared, or that the gate refuses.
         UsageError: a prepared store and a split: the store has its own.
     """
     from synthmr.data.split import make_split, usable_part
@@ -83,6 +87,8 @@ def prepared(
         return store, usable_part(store.split, need, store.has)
     cohort = index(data, reading)
     split = split or make_split(cohort, need, config.seed)
+    if gate is not None:
+        split = gate.check(cohort, split, need.contrasts, cache, progress)
     store = build(cohort, split, need.contrasts, config.prepare, cache=cache, out=out, progress=progress)
     return store, split
 
@@ -121,10 +127,11 @@ def train(
     progress: Any = None,
     extends: LoadedRun | None = None,
     data: Path | None = None,
+    gate: Gate | None = None,
 ) -> TrainResult:
     """Train and write a run folder; with ``extends``, of `extension`, one that starts from that run's weights.
 
-    ``data``, the folder of images, is noted in the run, for `report`.
+    ``data``, the folder of images, is noted in the run, for `report`; so is what ``gate`` found in it.
     """
     from synthmr.run import RunFolder
     from synthmr.train.loop import train as loop
@@ -132,9 +139,14 @@ def train(
 
     runtime = Runtime(accelerator=accelerator, devices=devices, num_nodes=nodes)
     result = loop(config, store, split, out, resume, runtime, progress, extends)
-    if data is not None and not (data / "store.json").is_file() and int(os.environ.get("LOCAL_RANK", "0")) == 0:
+    notes: dict[str, Any] = {}
+    if data is not None and not (data / "store.json").is_file():
+        notes["data"] = str(data.resolve())
+        if gate is not None:
+            notes["audit"] = gate.record()
+    if notes and int(os.environ.get("LOCAL_RANK", "0")) == 0:
         folder = RunFolder.open(out)
-        folder.write_info({**folder.info, "data": str(data.resolve())})
+        folder.write_info({**folder.info, **notes})
     return result
 
 
@@ -173,6 +185,7 @@ def extension(
     reading: Reading | None = None,
     cache: Path | None = None,
     tick: Tick | None = None,
+    gate: Gate | None = None,
 ) -> tuple[RunConfig, Store, Split, LoadedRun]:
     """What `extend` trains: (configuration, prepared data, split, the run that is extended).
 
@@ -191,6 +204,6 @@ def extension(
     config = extended_config(loaded, names[0], names[1], settings, budget, seed)
     if reading.split_file is None and not (data / "store.json").is_file():
         reading = reading.with_split(inherited_split(loaded, index(data, reading), (*config.sources, *config.targets)))
-    store, split = prepared(data, config, reading, cache, progress=tick)
+    store, split = prepared(data, config, reading, cache, progress=tick, gate=gate)
     check_landmarks(loaded, Reader(store, config.prepare, config.sources, config.targets).landmarks)
     return config, store, split, loaded
