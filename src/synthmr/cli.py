@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from synthmr import __version__, cli_experiment, cli_guard, cli_score
+from synthmr import __version__, cli_experiment, cli_guard, cli_score, logfile, stopping
 from synthmr.cli_experiment import AsJson, Cache, Device, Labels, NoKeep, budget_of
 from synthmr.cli_reading import Data, reads
 from synthmr.cli_score import Metrics, Protocols, Regions
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_state = {"verbose": 0, "quiet": False}
+_state: dict[str, Any] = {"verbose": 0, "quiet": False, "verb": ""}
 
 Force = Annotated[
     bool, typer.Option("--force", help="Go on with images that are certainly not what the run was trained on; it is recorded.")
@@ -49,12 +50,22 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="More words; -vv shows tracebacks.")] = 0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.")] = False,
     threads: Annotated[int | None, typer.Option(help="Processor threads to use (default: all cores).", show_default=False)] = None,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            logfile.OPTION,
+            help="Add what is said, with time stamps, and errors with tracebacks to this file (anywhere in the line).",
+        ),
+    ] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    _state.update(verbose=verbose, quiet=quiet)
+    _state.update(verbose=verbose, quiet=quiet, verb=context.invoked_subcommand or "")
+    if log_file is not None:
+        logfile.start(log_file, sys.argv[1:])
     if threads is not None:
         set_threads(threads)
 
@@ -62,9 +73,12 @@ def _main(
 def _console(json: bool = False) -> Console:
     from synthmr.console import Console
 
-    # Lightning Fabric starts its other processes with the same command: one of them speaks
-    worker = int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("NODE_RANK", "0")) > 0
-    return Console(quiet=bool(_state["quiet"]) or json, silent=worker)
+    return Console(quiet=bool(_state["quiet"]) or json, silent=_worker())
+
+
+def _worker() -> bool:
+    """Whether this is another process of a training: Lightning Fabric starts them with the same command, and one of them speaks."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("NODE_RANK", "0")) > 0
 
 
 @app.command()
@@ -468,12 +482,43 @@ cli_experiment.add_to(app, _console)
 app.add_typer(cli_experiment.tables, name="experiment")
 
 
+#: verb -> what the same command does when it is given again after it was stopped
+_AGAIN = {
+    "cv": "the same command goes on",
+    "experiment": "the same command goes on",
+    "subsets": "the same command goes on",
+    "synthesize": "the same command goes on and leaves out what is done",
+    "prepare": "the same command goes on with what the cache holds",
+}
+
+
+def _what_now(stopped: stopping.Stopped) -> str:
+    """What became of the work, and how to go on."""
+    verb = str(_state["verb"])
+    kept = stopped.words or "what was finished is kept"
+    if verb in ("train", "extend"):
+        again = "add --resume to the same command to go on"
+        if "--resume" in sys.argv or not stopped.words:
+            again = "the same command goes on" if "--resume" in sys.argv else "no training had begun: give the same command again"
+    else:
+        again = _AGAIN.get(verb, "")
+    return f"{kept}; {again}" if again else kept
+
+
 def main() -> None:
-    """Entry point: one line an error, exit 1 (data) or 2 (usage); the traceback with -vv."""
+    """Entry point: one line an error, exit 1 (data) or 2 (usage); the traceback with -vv. Signals: see `synthmr.stopping`."""
     cli_guard.set_streams()
     try:
-        cli_guard.refuse_empty_paths(app, sys.argv[1:])
-        app()
+        with logfile.session(), stopping.handled():
+            words = logfile.to_front(sys.argv[1:])
+            cli_guard.refuse_empty_paths(app, words)
+            app(args=words)
+    except stopping.Stopped as stopped:
+        if _worker():
+            sys.exit(0)  # else Fabric's watch would kill the first process, whose exit code counts
+        with suppress(OSError):  # the terminal may be gone
+            print(f"synthmr: stopped by {stopped.name}; {_what_now(stopped)}.", file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         print("synthmr: stopped; what was finished is kept.", file=sys.stderr)
         sys.exit(130)
