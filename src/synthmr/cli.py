@@ -225,6 +225,7 @@ def train(
         seed=seed,
         aliases=reading.aliases,
     )
+    pipeline.check_out(out, resume, devices, nodes)
     with console.progress("prepare") as tick:
         store, split = pipeline.prepared(data, run_config, reading, cache=cache, progress=tick)
     with console.training(f"{method} ({run_config.preset})") as live:
@@ -255,6 +256,7 @@ def extend(
 
     named = budget_of(steps=steps, minutes=minutes, epochs=epochs)
     console = _console(json)
+    pipeline.check_out(out, resume)
     with console.progress("prepare") as tick:
         config, store, parts, loaded = pipeline.extension(
             run, data, add_source, add_target, settings or [], named, seed, reading, cache, tick

@@ -9,12 +9,13 @@ from synthmr.pipeline.cohort import audit, describe, index, phantom
 from synthmr.pipeline.predicting import predict_settings, predictor_of, synthesize_cohort, synthesize_files
 from synthmr.pipeline.scoring import compare, evaluate, protocols, report, score
 from synthmr.pipeline.ticks import Tick
-from synthmr.pipeline.training import check_hardware, configure, extend, extension, needed, prepared, train
+from synthmr.pipeline.training import check_hardware, check_out, configure, extend, extension, needed, prepared, train
 
 __all__ = [
     "Tick",
     "audit",
     "check_hardware",
+    "check_out",
     "compare",
     "configure",
     "describe",
