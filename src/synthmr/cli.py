@@ -5,9 +5,7 @@ Nothing heavy is imported before a verb runs, so that ``synthmr --help`` answers
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,12 +71,7 @@ def _main(
 def _console(json: bool = False) -> Console:
     from synthmr.console import Console
 
-    return Console(quiet=bool(_state["quiet"]) or json, silent=_worker())
-
-
-def _worker() -> bool:
-    """Whether this is another process of a training: Lightning Fabric starts them with the same command, and one of them speaks."""
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("NODE_RANK", "0")) > 0
+    return Console(quiet=bool(_state["quiet"]) or json, silent=cli_guard.is_worker())
 
 
 @app.command()
@@ -484,29 +477,6 @@ cli_experiment.add_to(app, _console)
 app.add_typer(cli_experiment.tables, name="experiment")
 
 
-#: verb -> what the same command does when it is given again after it was stopped
-_AGAIN = {
-    "cv": "the same command goes on",
-    "experiment": "the same command goes on",
-    "subsets": "the same command goes on",
-    "synthesize": "the same command goes on and leaves out what is done",
-    "prepare": "the same command goes on with what the cache holds",
-}
-
-
-def _what_now(stopped: stopping.Stopped) -> str:
-    """What became of the work, and how to go on."""
-    verb = str(_state["verb"])
-    kept = stopped.words or "what was finished is kept"
-    if verb in ("train", "extend"):
-        again = "add --resume to the same command to go on"
-        if "--resume" in sys.argv or not stopped.words:
-            again = "the same command goes on" if "--resume" in sys.argv else "no training had begun: give the same command again"
-    else:
-        again = _AGAIN.get(verb, "")
-    return f"{kept}; {again}" if again else kept
-
-
 def main() -> None:
     """Entry point: one line an error, exit 1 (data) or 2 (usage); the traceback with -vv. Signals: see `synthmr.stopping`."""
     cli_guard.set_streams()
@@ -516,11 +486,7 @@ def main() -> None:
             cli_guard.refuse_empty_paths(app, words)
             app(args=words)
     except stopping.Stopped as stopped:
-        if _worker():
-            sys.exit(0)  # else Fabric's watch would kill the first process, whose exit code counts
-        with suppress(OSError):  # the terminal may be gone
-            print(f"synthmr: stopped by {stopped.name}; {_what_now(stopped)}.", file=sys.stderr)
-        sys.exit(stopped.exit_code)
+        sys.exit(cli_guard.end(stopped, str(_state["verb"])))
     except KeyboardInterrupt:
         print("synthmr: stopped; what was finished is kept.", file=sys.stderr)
         sys.exit(130)
