@@ -209,6 +209,7 @@ def train(
         seed=seed,
         aliases=read.aliases,
     )
+    pipeline.check_out(Path(out), resume, devices)
     store, split = pipeline.prepared(folder, settings, read, optional(cache), gate=gate)
     return pipeline.train(settings, store, split, Path(out), resume, devices, 1, accelerator, progress, data=folder, gate=gate)
 

@@ -5,14 +5,13 @@ Nothing heavy is imported before a verb runs, so that ``synthmr --help`` answers
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from synthmr import __version__, cli_experiment, cli_guard, cli_score
+from synthmr import __version__, cli_experiment, cli_guard, cli_score, logfile, stopping
 from synthmr.cli_experiment import AsJson, Cache, Device, Force, Labels, NoKeep, SkipBad, budget_of
 from synthmr.cli_reading import Data, reads
 from synthmr.cli_score import Metrics, Protocols, Regions
@@ -34,9 +33,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-_state = {"verbose": 0, "quiet": False}
+_state: dict[str, Any] = {"verbose": 0, "quiet": False, "verb": ""}
 
-Force = Annotated[
+ForceImages = Annotated[
     bool, typer.Option("--force", help="Go on with images that are certainly not what the run was trained on; it is recorded.")
 ]
 
@@ -49,12 +48,22 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _main(
+    context: typer.Context,
     verbose: Annotated[int, typer.Option("-v", "--verbose", count=True, help="More words; -vv shows tracebacks.")] = 0,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.")] = False,
     threads: Annotated[int | None, typer.Option(help="Processor threads to use (default: all cores).", show_default=False)] = None,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            logfile.OPTION,
+            help="Add what is said, with time stamps, and errors with tracebacks to this file (anywhere in the line).",
+        ),
+    ] = None,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    _state.update(verbose=verbose, quiet=quiet)
+    _state.update(verbose=verbose, quiet=quiet, verb=context.invoked_subcommand or "")
+    if log_file is not None:
+        logfile.start(log_file, sys.argv[1:])
     if threads is not None:
         set_threads(threads)
 
@@ -62,9 +71,7 @@ def _main(
 def _console(json: bool = False) -> Console:
     from synthmr.console import Console
 
-    # Lightning Fabric starts its other processes with the same command: one of them speaks
-    worker = int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("NODE_RANK", "0")) > 0
-    return Console(quiet=bool(_state["quiet"]) or json, silent=worker)
+    return Console(quiet=bool(_state["quiet"]) or json, silent=cli_guard.is_worker())
 
 
 @app.command()
@@ -217,6 +224,7 @@ def train(
         seed=seed,
         aliases=reading.aliases,
     )
+    pipeline.check_out(out, resume, devices, nodes)
     with console.progress("prepare") as tick:
         store, split = pipeline.prepared(data, run_config, reading, cache=cache, progress=tick, gate=gate)
     console.lines(gate.lines)
@@ -250,6 +258,7 @@ def extend(
 
     named = budget_of(steps=steps, minutes=minutes, epochs=epochs)
     console, gate = _console(json), pipeline.Gate(force, skip_bad)
+    pipeline.check_out(out, resume)
     with console.progress("prepare") as tick:
         config, store, parts, loaded = pipeline.extension(
             run, data, add_source, add_target, settings or [], named, seed, reading, cache, tick, gate
@@ -288,7 +297,7 @@ def synthesize(
     ] = "",
     device: Device = "auto",
     no_keep: NoKeep = False,
-    force: Force = False,
+    force: ForceImages = False,
     reading: Reading = AS_IT_IS,
     json: AsJson = False,
 ) -> None:
@@ -378,7 +387,7 @@ def evaluate(
     plane: Annotated[str, typer.Option(help="axial, coronal or sagittal slices (default: as in training).")] = "",
     device: Device = "auto",
     no_keep: NoKeep = False,
-    force: Force = False,
+    force: ForceImages = False,
     reading: Reading = AS_IT_IS,
     json: AsJson = False,
 ) -> None:
@@ -435,7 +444,7 @@ def report(
     labels: Labels = "auto",
     device: Device = "auto",
     no_keep: NoKeep = False,
-    force: Force = False,
+    force: ForceImages = False,
     reading: Reading = AS_IT_IS,
     json: AsJson = False,
 ) -> None:
@@ -479,11 +488,15 @@ app.add_typer(cli_experiment.tables, name="experiment")
 
 
 def main() -> None:
-    """Entry point: one line an error, exit 1 (data) or 2 (usage); the traceback with -vv."""
+    """Entry point: one line an error, exit 1 (data) or 2 (usage); the traceback with -vv. Signals: see `synthmr.stopping`."""
     cli_guard.set_streams()
     try:
-        cli_guard.refuse_empty_paths(app, sys.argv[1:])
-        app()
+        with logfile.session(), stopping.handled():
+            words = logfile.to_front(sys.argv[1:])
+            cli_guard.refuse_empty_paths(app, words)
+            app(args=words)
+    except stopping.Stopped as stopped:
+        sys.exit(cli_guard.end(stopped, str(_state["verb"])))
     except KeyboardInterrupt:
         print("synthmr: stopped; what was finished is kept.", file=sys.stderr)
         sys.exit(130)

@@ -7,11 +7,13 @@ import os
 import sys
 import typing
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from synthmr.errors import SynthmrError, UsageError
 from synthmr.io.files import write_error
+from synthmr.stopping import Stopped
 
 #: characters of the longest message; what a message quotes can come from a file
 MOST_WORDS = 4000
@@ -91,3 +93,34 @@ def _path_options(app: Any) -> set[str]:
     for group in app.registered_groups:
         found |= _path_options(group.typer_instance)
     return found
+
+
+def is_worker() -> bool:
+    """Whether this is another process of a training: Lightning Fabric starts them with the same command, and one of them speaks."""
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("NODE_RANK", "0")) > 0
+
+
+#: verb -> what the same command does when it is given again after it was stopped
+_AGAIN = {
+    "cv": "the same command goes on",
+    "experiment": "the same command goes on",
+    "subsets": "the same command goes on",
+    "synthesize": "the same command goes on and leaves out what is done",
+    "prepare": "the same command begins again",
+}
+
+
+def end(stopped: Stopped, verb: str) -> int:
+    """Say that a signal ended a command, and how to go on; returns the exit code."""
+    if is_worker():
+        return 0  # else Fabric's watch would kill the first process, whose exit code counts
+    again = _AGAIN.get(verb, "")
+    if verb in ("train", "extend"):
+        again = (
+            "add --resume to the same command to go on" if stopped.words else "no training had begun: give the same command again"
+        )
+        again = "the same command goes on" if "--resume" in sys.argv else again
+    words = "; ".join(filter(None, (stopped.words or "what was finished is kept", again)))
+    with suppress(OSError):  # the terminal may be gone
+        print(f"synthmr: stopped by {stopped.name}; {words}.", file=sys.stderr)
+    return stopped.exit_code

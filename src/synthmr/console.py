@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json as jsonlib
 import sys
 import time
@@ -16,6 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from synthmr import logfile
 from synthmr.io.naming import some
 
 if TYPE_CHECKING:
@@ -26,6 +28,22 @@ class Tick(Protocol):
     """``tick(done, total, name)``: one more piece of a long task is done."""
 
     def __call__(self, done: int, total: int, name: str = "") -> None: ...
+
+
+class _Console(RichConsole):
+    """Prints, and tells the log file, if there is one, the same words without colours."""
+
+    def __init__(self, *, told: bool = True, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._told = told
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """See `rich.console.Console`."""
+        if self._told and logfile.is_open():
+            plain = RichConsole(file=io.StringIO(), width=240, color_system=None, soft_wrap=self.soft_wrap)
+            plain.print(*objects, **settings)
+            logfile.say(plain.file.getvalue())  # type: ignore[attr-defined]
+        super().print(*objects, **settings)
 
 
 class Live:
@@ -57,10 +75,14 @@ class Live:
         count = f"step {step}" + (f"/{total}" if total else "")
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=progress, detail=escape(f"{count} {words}{best}"))
-        elif not self._console.quiet and time.monotonic() - self._last > self._every:
+        if time.monotonic() - self._last > self._every:
             self._last = time.monotonic()
             left = f" | {seconds_left / 60:.1f} min left" if seconds_left is not None else ""
-            self._console.print(escape(f"{count} {words}{best}{left}"), highlight=False)
+            line = f"{count} {words}{best}{left}"
+            if self._progress is None:
+                self._console.print(escape(line), highlight=False)
+            else:
+                logfile.say(line)
 
     def on_validation(self, step: int, score: float, best: float, name: str = "psnr", unit: str = "dB") -> None:
         """The validation cases were scored by ``name``, in ``unit``."""
@@ -78,9 +100,9 @@ class Console:
     def __init__(self, quiet: bool = False, silent: bool = False) -> None:
         quiet = quiet or silent
         self._silent = silent
-        self._out = RichConsole(width=None if sys.stdout.isatty() else 240, quiet=silent)
-        self._note = RichConsole(stderr=True, quiet=quiet, soft_wrap=True)
-        self._error = RichConsole(stderr=True, quiet=silent, soft_wrap=True)
+        self._out = _Console(width=None if sys.stdout.isatty() else 240, quiet=silent, told=not silent)
+        self._note = _Console(stderr=True, quiet=quiet, soft_wrap=True, told=not silent)
+        self._error = _Console(stderr=True, quiet=silent, soft_wrap=True, told=not silent)
         self._quiet = quiet
 
     def say(self, text: str) -> None:
@@ -97,7 +119,9 @@ class Console:
         if not self._silent:
             from synthmr.io.files import finite
 
-            print(jsonlib.dumps(finite(data), indent=1, default=str))
+            text = jsonlib.dumps(finite(data), indent=1, default=str)
+            print(text)
+            logfile.say(f"printed JSON of {len(text)} characters")
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Tick]:
@@ -346,6 +370,7 @@ class Console:
         """Print text as it is."""
         if not self._silent:
             print(text.rstrip())
+            logfile.say(text)
 
     def summary(self, summary: Any) -> None:
         """Print what a cohort synthesis did."""

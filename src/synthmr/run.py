@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +16,10 @@ from synthmr.data.split import Split, read_split, write_split
 from synthmr.documents import NUMBER, check_shape, parse_json, read_json_object
 from synthmr.errors import DataError, RunError, SynthmrError, UsageError, did_you_mean
 from synthmr.io.files import finite, sha256, write_error, write_json, write_text
+from synthmr.io.swap import heal as heal
+from synthmr.io.swap import readable
+from synthmr.io.swap import swapped as swapped
+from synthmr.io.temporary import is_temporary, sweep
 from synthmr.methods import registry
 from synthmr.methods.configure import restore_config
 from synthmr.methods.contract import FittedMethod
@@ -47,7 +48,7 @@ _INFO: dict[Any, Any] = {
 
 CHECKPOINTS = ("best", "last")
 DOMAIN = "domain.json"
-WEIGHTS, AVERAGE = "model.safetensors", "ema.safetensors"
+WEIGHTS, AVERAGE, STATE = "model.safetensors", "ema.safetensors", "state.json"
 
 
 @dataclass(frozen=True)
@@ -62,30 +63,37 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     def checkpoint(self, which: str) -> Path:
-        """Folder of a checkpoint, ``best`` or ``last``: the one before, where a kill cut a swap off (see `swapped`).
+        """Folder of a checkpoint, ``best`` or ``last``, to read: the one before, where a kill cut a swap off."""
+        return readable(self.place(which))
 
-        Nothing is renamed here: a run can be read while it trains, and where it is read-only.
-        """
-        folder = self.path / "checkpoints" / which
-        aside = folder.with_name(which + ".old")
-        return aside if not folder.is_dir() and aside.is_dir() else folder
+    def place(self, which: str) -> Path:
+        """Folder of a checkpoint, ``best`` or ``last``, to write: its plain name, by `swapped`."""
+        return self.path / "checkpoints" / which
 
     @staticmethod
     def create(path: Path, config: RunConfig, split: Split, info: Mapping[str, Any]) -> RunFolder:
-        """Make a new run folder.
+        """Make a new run folder; ``run.json``, written last, says that it is one.
 
         Raises:
-            UsageError: ``path`` exists and is not empty.
+            UsageError: ``path`` exists and holds something.
+            DataError: it cannot be written.
+        """
+        refuse_used(path)
+        run = RunFolder(path)
+        run.write_config(config)
+        write_split(path / "split.tsv", split)
+        run.write_info(info)
+        return run
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write ``config.yaml``.
+
+        Raises:
             DataError: it cannot be written.
         """
         import yaml
 
-        refuse_used(path)
-        write_text(path / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
-        write_split(path / "split.tsv", split)
-        run = RunFolder(path)
-        run.write_info(info)
-        return run
+        write_text(self.path / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False))
 
     @staticmethod
     def open(path: Path) -> RunFolder:
@@ -202,53 +210,34 @@ class RunFolder:
         return found
 
 
+#: what a run folder holds before ``run.json`` says that it is one
+_BEGINNINGS = {"config.yaml", "split.tsv"}
+
+
+def has_begun(path: Path) -> bool:
+    """Whether there is a folder that holds more than what a run leaves that was killed before it wrote ``run.json``, or a file.
+
+    Raises:
+        DataError: it cannot be looked into.
+    """
+    try:
+        if not path.is_dir():
+            return path.exists()
+        sweep(path)
+        return any(each.name not in _BEGINNINGS and not is_temporary(each.name) for each in path.iterdir())
+    except OSError as error:
+        raise write_error(path, error) from None
+
+
 def refuse_used(path: Path) -> None:
     """Check that a new run may be written to ``path``.
 
     Raises:
-        UsageError: it exists and is not empty.
+        UsageError: it exists and is not empty, nor what is left of a run that was killed before it began.
+        DataError: it cannot be looked into.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if has_begun(path):
         raise UsageError(f"{path} exists and is not empty; give another --out, or continue an unfinished run with --resume.")
-
-
-@contextmanager
-def swapped(folder: Path) -> Iterator[Path]:
-    """Write a folder anew so that a kill at any moment leaves the old one or the new one.
-
-    The new folder is written beside and flushed to the disk, the old one renamed away, the new one renamed in.
-    `RunFolder.checkpoint` finds the old one where a kill fell between the two renames.
-
-    Raises:
-        DataError: the disk is full or not writable; the old folder is kept.
-    """
-    fresh, aside = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        yield fresh
-        for path in (*fresh.iterdir(), fresh):
-            _flush(path)
-        if folder.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.replace(aside)
-        fresh.replace(folder)
-    except OSError as error:
-        if aside.is_dir() and not folder.is_dir():
-            aside.replace(folder)
-        raise write_error(folder, error) from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    """Push a file or folder to the disk, so that a power cut after the renames finds it whole."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def method_state(method: Any) -> dict[str, np.ndarray]:
@@ -258,17 +247,24 @@ def method_state(method: Any) -> dict[str, np.ndarray]:
     return {name: value.detach().cpu().contiguous().numpy() for name, value in method.state_dict().items()}
 
 
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> str:
     """Write named arrays as safetensors; the same arrays give the same bytes.
+
+    Returns:
+        SHA-256 of the file, in hex.
 
     Raises:
         OSError: it cannot be written.
     """
+    import hashlib
+
     from safetensors.numpy import save
 
     # asarray, because ascontiguousarray makes (1,) of the shape () of counters; own writing, because the library's
     # error for a full disk is no OSError
-    path.write_bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata=dict(metadata or {})))
+    data = save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata=dict(metadata or {}))
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -288,11 +284,48 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise RunError(f"{path} of the run is damaged ({' '.join(str(error).split())}); restore it or train again.") from None
 
 
+def check_file(path: Path) -> None:
+    """Check that a file of a checkpoint is the one that was written there; ``state.json`` beside it says so.
+
+    Raises:
+        RunError: it is another. A checkpoint of an older synthmr, which noted nothing, passes.
+    """
+    try:
+        noted = read_json_object(path.parent / STATE)["files"][path.name]
+    except (DataError, KeyError, TypeError):
+        return
+    found = sha256(path)
+    if noted != found:
+        raise RunError(
+            f"{path} is not the file that the run wrote there (its SHA-256 is {found[:12]}..., {STATE} beside it says"
+            f" {str(noted)[:12]}...): it was changed, or is of another run; put the file back, or train again."
+        )
+
+
+def _check_hash(folder: RunFolder, config: RunConfig, info: Mapping[str, Any], weights: Path) -> None:
+    """Check that a finished run has the settings and weights with which it ended, where ``run.json`` says which those were.
+
+    Raises:
+        RunError: it has others.
+    """
+    noted = info.get("hash")
+    # a person may say anew where the class of a method lies (`code`), which changes the hash and nothing else
+    if not noted or info.get("status") != "finished" or config.code:
+        return
+    # as it was written: a newer synthmr may know more settings than the one that trained
+    written = config_hash([read_yaml(folder.path / "config.yaml"), sha256(weights)])
+    if noted not in (written, run_hash(config, weights)):
+        raise RunError(
+            f"{weights} or {folder.path / 'config.yaml'} is not what the run ended with (run.json says hash {str(noted)[:12]}, they"
+            f" give {written}): one of them was changed, or is of another run; put the file back, or train again."
+        )
+
+
 def load_state(method: Any, state: Mapping[str, np.ndarray], where: Path) -> None:
     """Give a method what it learnt.
 
     Raises:
-        RunError: the arrays are not this method's: names or shapes differ.
+        RunError: the arrays are not this method's: names, shapes or types differ.
     """
     import torch
 
@@ -313,12 +346,14 @@ def load_state(method: Any, state: Mapping[str, np.ndarray], where: Path) -> Non
 
 
 def _difference(own: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> str:
-    """Where two states differ in names or shapes; empty if nowhere."""
+    """Where two states differ in names, shapes or types; empty if nowhere."""
     for name in sorted(set(own) ^ set(given)):
         return f"{name} is {'missing' if name in own else 'unknown'}"
     for name in own:
         if own[name].shape != given[name].shape:
             return f"{name} has shape {given[name].shape}, not {own[name].shape}"
+        if own[name].dtype != given[name].dtype:
+            return f"{name} is {given[name].dtype}, not {own[name].dtype}"
     return ""
 
 
@@ -411,7 +446,7 @@ def load_run(path: Path, which: str = "best") -> LoadedRun:
 
     Raises:
         UsageError: ``which`` is neither.
-        RunError: no run, a damaged one, one without a checkpoint, or weights of another method.
+        RunError: no run, a damaged one, one without a checkpoint, or weights that are not those that it wrote.
     """
     folder = RunFolder.open(path)
     config, split, info = folder.config, folder.split, folder.info
@@ -428,6 +463,9 @@ def load_run(path: Path, which: str = "best") -> LoadedRun:
     state = read_arrays(weights)
     method = build_method(config)
     load_state(method, state, weights)
+    check_file(weights)
+    if which == "best":
+        _check_hash(folder, config, info, weights)
     if not isinstance(method, FittedMethod):
         method.eval()
     if "target_normalizers" not in info:

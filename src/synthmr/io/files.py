@@ -7,8 +7,7 @@ import hashlib
 import json
 import math
 import os
-import secrets
-import shutil
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -20,11 +19,14 @@ import numpy as np
 
 from synthmr import documents
 from synthmr.errors import DataError
+from synthmr.io.temporary import remove, sweep_once, temporary_path
 
 #: errno -> what a person can do about it
 _FIXES = {
     errno.ENOSPC: "Free some space there, or write to another disk.",
     errno.EDQUOT: "Your quota there is used up: free some space, or write to another disk.",
+    errno.EFBIG: "The file system, or a limit of this process (`ulimit -f`), takes no file of that size.",
+    errno.ENOENT: "Its folder is not there (any more); make it, or choose another path.",
     errno.EACCES: "Choose a folder that you may write to.",
     errno.EPERM: "Choose a folder that you may write to.",
     errno.EROFS: "Choose a folder that you may write to.",
@@ -36,28 +38,28 @@ _FIXES = {
 }
 
 
+#: these are about writing, whatever file the system names with them
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+#: what numpy says of a disk that is full, without the number that stands for it
+_SHORT = re.compile(r"\d+ requested and \d+ written")
+
+
 def write_error(path: Path, error: OSError) -> DataError:
     """The one-line error for an operating-system error while writing ``path``."""
-    fix = _FIXES.get(error.errno or 0, "Check the disk and the path.")
-    return DataError(f"{path} cannot be written: {error.strerror or error}. {fix}")
+    number, words = error.errno, error.strerror or str(error)
+    if number is None and _SHORT.search(words):
+        number, words = errno.ENOSPC, os.strerror(errno.ENOSPC)
+    return DataError(f"{path} cannot be written: {words}. {_FIXES.get(number or 0, 'Check the disk and the path.')}")
 
 
-def _make_parents(folder: Path) -> list[Path]:
-    """Make ``folder`` and return the folders that were not there before, deepest first."""
-    made = []
+def _make_parents(folder: Path, made: list[Path]) -> None:
+    """Make ``folder`` and note the folders that were not there before, deepest first."""
     probe = folder
     while not probe.exists() and probe != probe.parent:
         made.append(probe)
         probe = probe.parent
     folder.mkdir(parents=True, exist_ok=True)
-    return made
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:
@@ -73,7 +75,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
     The temporary path lies in the same folder (so that the rename is atomic), keeps the suffix, and does not exist
     yet: the block writes a file there, or makes a folder. An existing file at ``path`` is replaced; a non-empty
-    folder is not. If the block fails, nothing remains, parent folders made for it included.
+    folder is not. If the block fails, nothing remains, parent folders made for it included. What a killed process left
+    in the folder under such names is removed first, once a process.
 
     Yields:
         The temporary path.
@@ -82,26 +85,31 @@ def atomic(path: Path | str) -> Iterator[Path]:
         DataError: the disk is full, the folder is not writable, a folder of that name exists, ...
     """
     path = Path(path)
-    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    temporary = temporary_path(path)
     made: list[Path] = []
     try:
-        made = _make_parents(path.parent)
+        _make_parents(path.parent, made)
+        sweep_once(path.parent)
         yield temporary
         _flush(temporary)
         temporary.replace(path)
     except BaseException as error:
-        with suppress(OSError):
-            _remove(temporary)
-            for folder in made:
+        remove(temporary)
+        for folder in made:
+            with suppress(OSError):
                 folder.rmdir()
-        # an OSError without errno (a bad gzip) or about another file (an input) is not about writing this one
-        if isinstance(error, OSError) and error.errno is not None and _concerns(error, path, temporary):
+        if isinstance(error, OSError) and _concerns(error, path, temporary):
             raise write_error(path, error) from None
+        if isinstance(error, DataError) and str(temporary) in str(error):  # something below a folder that is written
+            raise type(error)(str(error).replace(str(temporary), str(path))) from None
         raise
 
 
 def _concerns(error: OSError, path: Path, temporary: Path) -> bool:
-    if error.filename is None:
+    """Whether it is about writing this file: not one of a bad gzip, which has no number, or about another file, an input."""
+    if error.errno is None:
+        return _SHORT.search(str(error)) is not None
+    if error.filename is None or error.errno in _FULL:
         return True
     named = Path(os.fsdecode(error.filename))
     return temporary in (named, *named.parents) or named == path or named in path.parents

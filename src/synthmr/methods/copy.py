@@ -100,11 +100,18 @@ class Copy(FittedMethod):
 
         Raises:
             KeyError: the state is of another method or lacks a target.
-            ValueError: it names a source that this method does not have.
+            ValueError: it names a source that this method does not have, is cut, or holds no numbers.
         """
         for target in self.targets:
-            if not 0 <= int(state[f"{target}.source"][0]) < len(self.sources):
-                raise ValueError(f"the map of {target} is of source number {int(state[f'{target}.source'][0])}")
+            source, knots, values = (state[f"{target}.{part}"] for part in ("source", "knots", "values"))
+            if source.shape != (1,) or source.dtype.kind not in "iu":
+                raise ValueError(f"the map of {target} names no source")
+            if not 0 <= int(source[0]) < len(self.sources):
+                raise ValueError(f"the map of {target} is of source number {int(source[0])}")
+            if knots.ndim != 1 or not knots.size or knots.shape != values.shape:
+                raise ValueError(f"the map of {target} has knots {knots.shape} and values {values.shape}")
+            if any(each.dtype.kind != "f" or not np.isfinite(each).all() for each in (knots, values)):
+                raise ValueError(f"the map of {target} is not of finite numbers")
         self._maps = {t: (int(state[f"{t}.source"][0]), state[f"{t}.knots"], state[f"{t}.values"]) for t in self.targets}
 
     def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:

@@ -119,11 +119,19 @@ class Linear(FittedMethod):
 
         Raises:
             KeyError: the state is of another method.
-            ValueError: it is of another degree or other numbers of contrasts.
+            ValueError: it is of another degree or other numbers of contrasts, is cut, or holds no numbers.
         """
-        if state["weights"].shape != (len(self._powers), len(self.targets)):
-            raise ValueError(f"weights have shape {state['weights'].shape}, not {(len(self._powers), len(self.targets))}")
-        self._state = {name: state[name] for name in ("centre", "scale", "mean", "sd", "weights", "level", "low", "high")}
+        terms, sources, targets = len(self._powers), len(self.sources), len(self.targets)
+        shapes = {
+            "weights": (terms, targets), "centre": (sources,), "scale": (sources,), "mean": (terms,), "sd": (terms,),
+            "level": (targets,), "low": (sources,), "high": (sources,),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            if state[name].shape != shape:
+                raise ValueError(f"{name} has shape {state[name].shape}, not {shape}")
+            if state[name].dtype != np.float64 or not np.isfinite(state[name]).all():
+                raise ValueError(f"{name} is {state[name].dtype} or not finite; it must be finite float64")
+        self._state = {name: state[name] for name in shapes}
 
     def __call__(self, batch: Batch, wanted: Sequence[str] | None = None) -> dict[str, Output]:
         """Evaluate the polynomial at every pixel: contrast -> output with a mean ``(B, 1, H, W)``; intensities

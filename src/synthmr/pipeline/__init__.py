@@ -10,13 +10,14 @@ from synthmr.pipeline.gate import Gate
 from synthmr.pipeline.predicting import predict_settings, predictor_of, synthesize_cohort, synthesize_files
 from synthmr.pipeline.scoring import compare, evaluate, protocols, report, score
 from synthmr.pipeline.ticks import Tick
-from synthmr.pipeline.training import check_hardware, configure, extend, extension, needed, prepared, train
+from synthmr.pipeline.training import check_hardware, check_out, configure, extend, extension, needed, prepared, train
 
 __all__ = [
     "Gate",
     "Tick",
     "audit",
     "check_hardware",
+    "check_out",
     "compare",
     "configure",
     "describe",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synthmr.contrasts import parse_aliases, resolve_list
-from synthmr.errors import UsageError
+from synthmr.errors import DataError, UsageError
 from synthmr.pipeline.cohort import index
 from synthmr.reading import Reading
 
@@ -102,6 +102,28 @@ def check_hardware(accelerator: str = "auto", devices: int = 1, nodes: int = 1) 
     from synthmr.train.runtime import Runtime
 
     Runtime(accelerator=accelerator, devices=devices, num_nodes=nodes).kind()
+
+
+def check_out(out: Path, resume: bool = False, devices: int = 1, nodes: int = 1) -> None:
+    """Check, before a cohort is prepared, that a run folder can be written.
+
+    Raises:
+        UsageError: it holds something, and nothing is to be resumed.
+        RunError: it holds no run that could be resumed.
+        DataError: it cannot be written.
+    """
+    from synthmr.run import RunFolder, has_begun, refuse_used
+    from synthmr.train.runtime import Runtime
+
+    if Runtime(devices=devices, num_nodes=nodes).worker:  # by now the first process may be at work there
+        return
+    if resume and (has_begun(out) or not out.exists()):
+        RunFolder.open(out)
+    else:
+        refuse_used(out)
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise DataError(f"{out} cannot be written: no permission. Choose a folder that you may write to.")
 
 
 def needed(config: RunConfig) -> Need:

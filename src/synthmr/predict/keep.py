@@ -107,7 +107,7 @@ class Keep:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     found = entry.stat()
-                    if entry.name.startswith(".tmp-"):
+                    if entry.name.startswith(".tmp-"):  # of any version: nobody else writes here
                         if time.time() - found.st_mtime > STRAY:
                             Path(entry.path).unlink(missing_ok=True)
                     elif entry.name.endswith(SUFFIX):

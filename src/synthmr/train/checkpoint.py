@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,9 @@ from torch import nn
 
 from synthmr.documents import read_json_object
 from synthmr.errors import DataError, RunError
-from synthmr.run import AVERAGE, WEIGHTS, RunFolder, load_state, method_state, read_arrays, save_arrays, swapped
+from synthmr.run import AVERAGE, STATE, WEIGHTS, RunFolder, check_file, load_state, method_state, read_arrays, save_arrays, swapped
 
-OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+OPTIMIZER = "optimizer.safetensors"
 
 
 @dataclass
@@ -33,6 +35,9 @@ class State:
         stale: validations since.
         mark: validations that were due so far, see `synthmr.train.schedule.Budget.mark`.
         scores: validation case -> score, of the best.
+        validated: the step of the last validation.
+        whole: whether validations see whole cases; None before the first, and in older runs.
+        files: file of the checkpoint -> its SHA-256.
     """
 
     step: int = 0
@@ -46,6 +51,9 @@ class State:
     stale: int = 0
     mark: int = 0
     scores: dict[str, float] = field(default_factory=dict)
+    validated: int = 0
+    whole: bool | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def save_last(
@@ -56,20 +64,43 @@ def save_last(
     optimizers: dict[str, torch.optim.Optimizer],
     state: State,
 ) -> None:
-    """Write ``checkpoints/last``: all that a resumed run needs."""
-    with swapped(run.checkpoint("last")) as folder:
-        save_arrays(folder / WEIGHTS, method_state(method))
-        if average is not None:
-            save_arrays(folder / AVERAGE, method_state(average))
-        save_arrays(folder / OPTIMIZER, _optimizer_arrays(method, groups, optimizers))
-        (folder / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+    """Write ``checkpoints/last``: all that a resumed run needs.
+
+    Raises:
+        DataError: it cannot be written; the one before is kept.
+    """
+    arrays = {WEIGHTS: method_state(method)}
+    if average is not None:
+        arrays[AVERAGE] = method_state(average)
+    _save(run.place("last"), {**arrays, OPTIMIZER: _optimizer_arrays(method, groups, optimizers)}, state)
 
 
 def save_best(run: RunFolder, method: object, state: State) -> None:
-    """Write ``checkpoints/best``: the weights that are used afterwards."""
-    with swapped(run.checkpoint("best")) as folder:
-        save_arrays(folder / WEIGHTS, method_state(method))
-        (folder / STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+    """Write ``checkpoints/best``: the weights that are used afterwards.
+
+    Raises:
+        DataError: it cannot be written; the one before is kept.
+    """
+    _save(run.place("best"), {WEIGHTS: method_state(method)}, state)
+
+
+def _save(place: Path, files: Mapping[str, Mapping[str, np.ndarray]], state: State) -> None:
+    """Write files of arrays and the counters, which say what the files are known by."""
+    with swapped(place) as folder:
+        digests = {name: save_arrays(folder / name, arrays) for name, arrays in files.items()}
+        (folder / STATE).write_text(json.dumps(asdict(replace(state, files=digests))), encoding="utf-8")
+
+
+def lacks_best(run: RunFolder, state: State) -> bool:
+    """Whether the best weights are those of this state and are not in ``checkpoints/best``: a kill fell between `save_last` and
+    `save_best`."""
+    if state.best is None or state.best_step != state.step:
+        return False
+    try:
+        kept = read_json_object(run.checkpoint("best") / STATE)["step"]
+    except (DataError, KeyError):
+        return True
+    return bool(kept != state.step)
 
 
 def load_last(
@@ -87,14 +118,48 @@ def load_last(
     folder = run.checkpoint("last")
     if not folder.is_dir():
         return State()
+    state = _read_state(folder)
     load_state(method, read_arrays(folder / WEIGHTS), folder / WEIGHTS)
     if average is not None:
         load_state(average, read_arrays(folder / AVERAGE), folder / AVERAGE)
     _load_optimizers(method, groups, optimizers, read_arrays(folder / OPTIMIZER), folder / OPTIMIZER)
+    for name in state.files:
+        check_file(folder / name)
+    return state
+
+
+def _read_state(folder: Path) -> State:
+    """The counters of a checkpoint.
+
+    Raises:
+        RunError: they are damaged.
+    """
+    path = folder / STATE
     try:
-        return State(**read_json_object(folder / STATE))
-    except (DataError, TypeError) as error:
-        raise RunError(f"{folder / STATE} of the run is damaged ({error}); remove {folder} to start the run anew.") from None
+        data = read_json_object(path)
+        # older runs, which do not note it, were saved after their validations
+        state = State(**{"validated": data.get("step"), **data})
+        numbers = (
+            state.step,
+            state.elapsed,
+            state.stepping,
+            state.waited,
+            state.validating,
+            state.best_step,
+            state.mark,
+            state.stale,
+        )
+        sound = all(isinstance(number, int | float) and math.isfinite(number) and number >= 0 for number in numbers)
+        best = state.best is None or isinstance(state.best, int | float)
+        if not (
+            sound and best and isinstance(state.step, int) and isinstance(state.files, dict) and isinstance(state.scores, dict)
+        ):
+            raise ValueError("a counter is no number of its kind")
+    except (DataError, ValueError, TypeError) as error:
+        raise RunError(
+            f"{path} of the run is damaged ({' '.join(str(error).split())}); put it back, or remove {folder} to start the run anew."
+        ) from None
+    return state
 
 
 def _names(method: nn.Module) -> dict[int, str]:

@@ -14,12 +14,12 @@ from synthmr.config import RunConfig
 from synthmr.data.reader import Reader
 from synthmr.data.sampling import case_batch
 from synthmr.data.split import Split
-from synthmr.errors import UsageError
 from synthmr.methods.contract import NeuralMethod
 from synthmr.predict.precision import Precision
 from synthmr.predict.predictor import Predictor
 from synthmr.prepare.brightness import to_json
 from synthmr.run import RunFolder, load_run
+from synthmr.stopping import Stopped
 from synthmr.train.calibrate import calibrate_brightness
 from synthmr.train.checkpoint import State, save_best
 from synthmr.train.domain import keep_domain
@@ -32,22 +32,32 @@ from synthmr.train.validate import slice_figure, validate
 def fit(method: Any, config: RunConfig, reader: Reader, split: Split, out: Path, resume: bool, progress: Progress) -> TrainResult:
     """Fit a method and write its run folder: one call, no steps, one process, float32 on the CPU.
 
+    With ``resume``, for a folder that was begun and not finished, it is fitted again.
+
     Raises:
-        UsageError: ``resume``, where there is nothing to resume.
         DataError: the data cannot be fitted, or the folder cannot be written.
     """
     if resume:
-        raise UsageError(f"{method.spec.name} is fitted in one go, there is nothing to resume; train it again into a new folder.")
+        progress.on_message(f"{out}: {method.spec.name} is fitted in one go; begins again")
     start = time.monotonic()
     contrasts = (*config.sources, *config.targets)
     logs = method.fit(lambda: (case_batch(reader, name, contrasts, plane=config.sample.plane) for name in split.train), config.seed)
     seconds = time.monotonic() - start
-    run = RunFolder.create(out, config, split, run_info(config, reader, split, {}, Precision("32", False), 1))
+    info = run_info(config, reader, split, {}, Precision("32", False), 1)
+    if resume:
+        run = RunFolder(out)
+        run.write_info(info)
+        run.trim_log(-1)
+    else:
+        run = RunFolder.create(out, config, split, info)
     keep_domain(run, reader, split)
     save_best(run, method, State(elapsed=seconds))
     run.log({"step": 0, "seconds": seconds, **logs})
     result = TrainResult(config.method, 0, seconds, 0.0, 0.0, None, 0, peak_gb(), "fit")
-    result = finish(run, config, reader, result)
+    try:
+        result = finish(run, config, reader, result)
+    except Stopped as stopped:
+        raise Stopped(stopped.signum, f"{out} is fitted, and not scored") from None
     progress.on_validation(0, result.psnr, result.psnr, "psnr", "dB")
     return result
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from synthmr.errors import MissingExtra
+from synthmr.io.files import write_error
 
 
 class Progress(Protocol):
@@ -69,6 +71,7 @@ class Board:
 
     Raises:
         MissingExtra: TensorBoard is not installed.
+        DataError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, step: int = 0) -> None:
@@ -76,13 +79,25 @@ class Board:
         require_tensorboard()
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self._folder = folder
+        try:
+            self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        except OSError as error:
+            raise write_error(folder, error) from None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add scalars."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        """Add scalars.
+
+        Raises:
+            DataError: they cannot be written.
+        """
+        try:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+        except OSError as error:
+            raise write_error(self._folder, error) from None
 
     def close(self) -> None:
-        """Finish the file."""
-        self._writer.close()
+        """Finish the file; of a disk that is full, the first word counts."""
+        with suppress(OSError):
+            self._writer.close()

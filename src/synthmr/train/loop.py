@@ -10,6 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from synthmr import stopping
 from synthmr.case import plane_axis
 from synthmr.config import RunConfig
 from synthmr.data.prefetch import Prefetcher
@@ -29,16 +31,18 @@ from synthmr.methods.contract import FittedMethod, is_paired
 from synthmr.predict.precision import resolve_precision
 from synthmr.predict.predictor import Predictor
 from synthmr.predict.settings import PredictSettings
-from synthmr.run import LoadedRun, RunFolder, build_method, refuse_used
-from synthmr.train.check import check_resumed, labels_in
-from synthmr.train.checkpoint import State, load_last, save_best, save_last
+from synthmr.run import CHECKPOINTS, LoadedRun, RunFolder, build_method, has_begun, heal, refuse_used
+from synthmr.stopping import Stopped
+from synthmr.train.check import check_resumed, continued_words, diverged, labels_in, length_of, reopened, to_length
+from synthmr.train.checkpoint import State, lacks_best, load_last, save_best, save_last
+from synthmr.train.clock import Clock
 from synthmr.train.domain import keep_domain
 from synthmr.train.extend import adopt, inherit
 from synthmr.train.fit import finish, fit
 from synthmr.train.info import run_info
 from synthmr.train.log import Board, Progress, Silent, require_tensorboard
 from synthmr.train.result import TrainResult, peak_gb
-from synthmr.train.runtime import Runtime, Updater, check_groups, mean_over_ranks, same_start
+from synthmr.train.runtime import Runtime, Updater, asked_to_stop, check_groups, follow, mean_over_ranks, same_start
 from synthmr.train.schedule import Budget, affordable, learning_rate
 from synthmr.train.validate import MOST_SLICES, Validated, slice_figure, validate
 
@@ -63,8 +67,8 @@ def train(
         config: what to train.
         store: prepared data.
         split: which cases train and validate.
-        out: run folder; must not exist or be empty, or with ``resume`` be an unfinished run.
-        resume: continue from the last checkpoint.
+        out: run folder; must not exist or be empty, or with ``resume`` be an unfinished run, or a finished one of a shorter budget.
+        resume: continue from the last checkpoint; a run that was killed before it began begins.
         runtime: devices and processes.
         progress: told of every step; only in the first of several processes.
         extends: a run whose weights this one starts from; see `synthmr.train.extend`.
@@ -76,6 +80,7 @@ def train(
         UsageError: a folder that is in use, a resumed run that is finished or of another configuration, no GPU, ...
         DataError: the loss is not finite, the data cannot be sampled, or the run folder cannot be written.
         RunError: a damaged run.
+        Stopped: a signal asked for an end, see `synthmr.stopping`; the step was finished and is in ``checkpoints/last``.
     """
     runtime = runtime or Runtime()
     if config.seed < 0:
@@ -85,46 +90,30 @@ def train(
     if config.train.tensorboard:
         require_tensorboard()
     reader = Reader(store, config.prepare, config.sources, config.targets)
-    if resume:
+    told: Progress = Silent() if progress is None or runtime.worker else progress
+    if resume and (has_begun(out) or not out.exists()):
         check_resumed(RunFolder.open(out), config, store, split, runtime.world, extends)
     elif not runtime.worker:
         refuse_used(out)
+        if resume:
+            told.on_message(f"{out}: no training has begun there; begins")
+        resume = False
     # the caller's random numbers are left as they were
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(config.seed)
         method = build_method(config)
         if extends is not None:
             adopt(method, extends)
-        told: Progress = Silent() if progress is None or runtime.worker else progress
         if isinstance(method, FittedMethod):
             return fit(method, config, reader, split, out, resume, told)
         try:
-            return _Training(method, config, reader, split, out, resume, runtime, told, extends).run()
+            # between the start of several processes and the first step they end together, too
+            with stopping.deferred() if runtime.world > 1 else nullcontext():
+                return _Training(method, config, reader, split, out, resume, runtime, told, extends).run()
         except RuntimeError as error:
             if runtime.worker:
                 raise DataError(f"a training process stopped since the first one did, whose message says why ({error}).") from error
             raise
-
-
-class _Clock:
-    """Keeps the seconds of a `State`: of steps apart from those of validations and checkpoints."""
-
-    def __init__(self, state: State, batches: Prefetcher) -> None:
-        self.state, self.batches = state, batches
-        self.waited = state.waited
-        self.last = time.monotonic()
-
-    def paused(self) -> float:
-        """Count the time since the last call as training that is no stepping."""
-        now = time.monotonic()
-        passed, self.last = now - self.last, now
-        self.state.elapsed += passed
-        return passed
-
-    def stepped(self) -> None:
-        """Count the time since the last call as stepping."""
-        self.state.stepping += self.paused()
-        self.state.waited = self.waited + self.batches.waited
 
 
 class _Training:
@@ -166,7 +155,7 @@ class _Training:
         self.state = State()
         for note in notes:
             progress.on_message(note)
-        self._open(resume, notes)
+        self._open(bool(self.fabric.broadcast(resume)), notes)
         self.board = Board(out / "tensorboard", self.state.step) if config.train.tensorboard and self.main else None
         self._saved = time.monotonic()
         self._last_validation = 0.0  # seconds it took
@@ -211,46 +200,69 @@ class _Training:
             self.fabric.barrier()
             return
         self.average = copy.deepcopy(self.method) if self.config.train.ema > 0 else None
+        if self.main:
+            for which in CHECKPOINTS:
+                heal(self.folder.place(which))
+        self.fabric.barrier()
         self.state = load_last(self.folder, self.method, self.average, self.groups, self.optimizers)
+        info, before = self.folder.info, self.folder.config
+        to_length(self.state, self.config, before, self.budget, self.folder)
+        self.whole = self.whole if self.state.whole is None else self.state.whole  # else the scores would not compare
         self.fabric.barrier()
         if self.main:
             self.folder.trim_log(self.state.step)
             keep_domain(self.folder, self.reader, self.split, self.extends)
-            self.folder.write_info({**self.folder.info, "status": "training"})
-            self.progress.on_message(f"{self.out}: continues after step {self.state.step}")
+            # first that it is not finished any more, whatever moment a kill hits
+            self.folder.write_info(reopened(info, self.extends))
+            if length_of(before) != length_of(self.config):
+                self.folder.write_config(self.config)
+            if lacks_best(self.folder, self.state):
+                self._save_best()
+            self.progress.on_message(continued_words(self.folder, self.state, self.config, before))
 
     def run(self) -> TrainResult:
         """Train until the budget or the patience ends; on an error say so in ``run.json`` and keep the last checkpoint."""
         try:
-            stopped = self._loop()
-            return self._end(stopped)
+            with stopping.deferred():
+                stopped = self._loop()
+                return self._end(stopped)
         except SynthmrError as error:
             if self.main:
-                self.folder.write_info({**self.folder.info, "status": "failed", "error": str(error)})
+                with suppress(SynthmrError):  # of a folder that is gone or a disk that is full, the first word counts
+                    self.folder.write_info({**self.folder.info, "status": "failed", "error": str(error)})
             raise
         finally:
             if self.board is not None:
                 self.board.close()
 
     def _loop(self) -> str:
-        """Take steps; returns why they ended."""
+        """Take steps; returns why they ended.
+
+        Raises:
+            Stopped: a signal asked for an end; the last step is saved.
+        """
         state = self.state
-        reached, _ = self._moment()
-        if reached >= 1 or self._stale():  # killed between its last checkpoint and its end
+        reached, due = self._moment()
+        # stopped before its validation, or given a length that is over
+        late = state.step != state.validated and (due or reached >= 1)
+        if not late and (reached >= 1 or self._stale()):  # killed between its last checkpoint and its end
             return "budget" if reached >= 1 else "patience"
         with Prefetcher(self.sampler, state.step, self.budget.steps or None) as batches:
-            clock = _Clock(state, batches)
+            clock = Clock(state, batches)
+            if late:
+                self._check_in(reached, clock)
+                reached, _ = self._moment()
+                if reached >= 1 or self._stale():
+                    return "budget" if reached >= 1 else "patience"
+            self._end_if_asked(reached, clock)
             for step, batch in batches:
                 self._step(step, batch, reached)
                 state.step = step + 1
                 clock.stepped()
                 reached, due = self._moment()
+                self._end_if_asked(reached, clock)
                 if due or reached >= 1:
-                    self._read(reached)
-                    clock.stepped()
-                    self._validate(reached)
-                    clock.paused()
-                    self._save()
+                    self._check_in(reached, clock)
                     if reached < 1 and self._stale():
                         return "patience"
                     reached, _ = self._moment()  # a validation takes time, too
@@ -266,6 +278,52 @@ class _Training:
                     clock.stepped()
                 clock.paused()
         return "budget"
+
+    def _check_in(self, reached: float, clock: Clock) -> None:
+        """Validate, and save the weights and, where they are better, the best.
+
+        Raises:
+            Stopped: a signal cut the validation off; what was trained is saved, and a resumed run validates first.
+        """
+        self._read(reached)
+        clock.stepped()
+        better, signum = self._validate(reached)
+        clock.paused()
+        if signum:
+            self._stop(signum)
+        # in this order, because the best weights can be made from the last, see `lacks_best`
+        self._save()
+        if better and self.main:
+            self._save_best()
+
+    def _end_if_asked(self, reached: float, clock: Clock) -> None:
+        """End in good order where a signal asked any process to.
+
+        Raises:
+            Stopped: it did; the last step is saved.
+        """
+        if self.fabric.world_size > 1 and self.state.step % self._log_every:
+            return  # all ask each other, which makes a GPU wait
+        signum = asked_to_stop(self.fabric)
+        if signum:
+            self._read(reached)
+            clock.stepped()
+            self._stop(signum)
+
+    def _stop(self, signum: int) -> None:
+        """Save the last step and end, in all processes.
+
+        Raises:
+            Stopped: always.
+        """
+        stopping.taken()
+        step = self.state.step
+        if step:
+            self._save()
+        self.fabric.barrier()
+        raise Stopped(
+            signum, f"{self.out} ends after step {step}, which is saved" if step else f"{self.out} ends before its first step"
+        )
 
     def _moment(self) -> tuple[float, bool]:
         """(share of the run done, whether a validation is due); where time decides, the first rank's clock counts."""
@@ -295,28 +353,14 @@ class _Training:
             # each rank's running statistics saw other samples
             mean_over_ranks(self.fabric, [buffer for buffer in self.method.buffers() if buffer.is_floating_point()])
         if self.average is not None:
-            self._follow(step)
+            # early on it follows faster, so that it forgets the random start
+            follow(self.average, self.method, min(config.train.ema, (step + 1) / (step + 10)))
         checks = {f"update {group}": values for group, values in self.update.taken.items()}
         losses = {name: torch.as_tensor(value, device=self.device).detach().float().reshape(1) for name, value in logs.items()}
         found = {**losses, **checks}
         if self._window and self._window[-1][1].keys() != found.keys():
             self._read(reached)  # a method that trains in stages reports other losses from here on
         self._window.append((step + 1, found))
-
-    @torch.no_grad()
-    def _follow(self, step: int) -> None:
-        """Move the average towards the weights; early on it follows faster, so that it forgets the random start."""
-        decay = min(self.config.train.ema, (step + 1) / (step + 10))
-        average = self.average
-        if average is None:
-            return
-        for mine, other in zip(average.parameters(), self.method.parameters(), strict=True):
-            mine.lerp_(other, 1 - decay)
-        for mine, other in zip(average.buffers(), self.method.buffers(), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(other, 1 - decay)
-            else:
-                mine.copy_(other)
 
     def _read(self, reached: float) -> None:
         """Read the losses of the steps since the last reading, check that they are finite, log their mean.
@@ -332,20 +376,12 @@ class _Training:
         for (step, _), row in zip(window, rows, strict=True):
             for name, value in zip(names, row, strict=True):
                 if name.startswith("update ") and not np.isfinite(value):
-                    raise self._diverged(step, name, value)
+                    raise diverged(self.folder, self.config, step, name, value)
         if not self.main:
             return
         means = np.mean(rows, axis=0)
         losses = {name: float(value) for name, value in zip(names, means, strict=True) if not name.startswith("update ")}
         self._log(losses, reached)
-
-    def _diverged(self, step: int, name: str, value: float) -> DataError:
-        kept = self.folder.checkpoint("last")
-        words = f"The last good checkpoint is kept in {kept}." if kept.is_dir() else "There is no earlier checkpoint."
-        return DataError(
-            f"the loss or gradient of {name} is {value} at step {step}. {words} Lower train.lr (now {self.config.train.lr:g}),"
-            " set train.clip=1 or train.precision=32, or look for odd intensities with `synthmr audit`."
-        )
 
     def _log(self, losses: Mapping[str, float], reached: float) -> None:
         state = self.state
@@ -365,39 +401,57 @@ class _Training:
             self.board.write(state.step, {**losses, "lr": rate})
         self.progress.on_step(state.step, self.budget.steps or None, reached, losses, state.best, left)
 
-    def _validate(self, reached: float) -> None:
-        """Score the validation cases with the weights that would be kept, and keep them if they are the best.
+    def _validate(self, reached: float) -> tuple[bool, int]:
+        """Score the validation cases with the weights that would be kept: whether they are the best, and what signal cut it off.
 
         The best of the first part, up to ``train.keep_after``, makes way for the first weights after it, whatever their score.
         """
         begun, state = time.monotonic(), self.state
+        better, signum = False, 0
         if self.main:
-            kept = self.average if self.average is not None else self.method
+            kept = self._kept()
             kept.eval()
-            selection = self.method.selection
-            found = self._validated(kept)
-            score = found.score
-            early = state.best_moment < self.config.train.keep_after <= reached
-            if state.best is None or selection.better(score, state.best) or early or self.method.keeps_last:
-                state.best, state.best_step, state.best_moment = score, state.step, reached
-                state.stale, state.scores = 0, found.scores
-                save_best(self.folder, kept, state)
-            else:
-                state.stale += 1
-            self.folder.log({"step": state.step, "seconds": round(state.elapsed, 3), "validation": score, "scores": found.scores})
-            if self.board is not None:
-                self.board.write(state.step, {"validation": score})
-            self.progress.on_validation(state.step, score, state.best, selection.name, selection.unit)
-            if self.config.train.images:
-                path = self.out / "images" / f"step_{state.step:06d}.png"
-                title = f"{found.prepared.name}, step {state.step}, validation {score:.2f} {selection.unit}"
-                slice_figure(found, path, title)
+            try:
+                with stopping.at_once():
+                    found = self._validated(kept)
+                better = self._scored(found, reached)
+            except Stopped as stopped:
+                signum = stopped.signum
             kept.train()
+        signum = self.fabric.broadcast(signum)
+        if signum:
+            return False, signum
         state.mark = self.budget.mark(state.step, state.elapsed, self.config.train.validate_every)
+        state.whole, state.validated = self.whole, state.step
         kept_state = (state.best, state.best_step, state.best_moment, state.stale, state.scores, state.mark)
         (state.best, state.best_step, state.best_moment, state.stale, state.scores, state.mark) = self.fabric.broadcast(kept_state)
         self._last_validation = time.monotonic() - begun
         state.validating += self._last_validation
+        return better, 0
+
+    def _scored(self, found: Validated, reached: float) -> bool:
+        """Note, log and draw the scores of a validation; whether they are the best."""
+        state, selection, score = self.state, self.method.selection, found.score
+        early = state.best_moment < self.config.train.keep_after <= reached
+        better = state.best is None or selection.better(score, state.best) or early or self.method.keeps_last
+        if better:
+            state.best, state.best_step, state.best_moment = score, state.step, reached
+            state.stale, state.scores = 0, found.scores
+        else:
+            state.stale += 1
+        self.folder.log({"step": state.step, "seconds": round(state.elapsed, 3), "validation": score, "scores": found.scores})
+        if self.board is not None:
+            self.board.write(state.step, {"validation": score})
+        self.progress.on_validation(state.step, score, score if state.best is None else state.best, selection.name, selection.unit)
+        if self.config.train.images:
+            path = self.out / "images" / f"step_{state.step:06d}.png"
+            title = f"{found.prepared.name}, step {state.step}, validation {score:.2f} {selection.unit}"
+            slice_figure(found, path, title)
+        return bool(better)
+
+    def _kept(self) -> Any:
+        """The weights that would be kept: the average, where there is one."""
+        return self.average if self.average is not None else self.method
 
     def _validated(self, method: Any) -> Validated:
         """The validation cases as the weights of this moment see them; volumes keep the brightness that they come with."""
@@ -415,6 +469,9 @@ class _Training:
             save_last(self.folder, self.method, self.average, self.groups, self.optimizers, self.state)
         self._saved = time.monotonic()
 
+    def _save_best(self) -> None:
+        save_best(self.folder, self._kept(), self.state)
+
     def _end(self, stopped: str) -> TrainResult:
         state = self.state
         if state.best is None:
@@ -426,10 +483,18 @@ class _Training:
             self.config.method, state.step, state.elapsed, state.step / stepping, state.waited / stepping,
             state.best, state.best_step, peak_gb(), stopped, chosen_by=chosen,
         )  # fmt: skip
+        signum = 0
         if self.main:
             extended = self.extends.config if self.extends is not None else None
             old = (*extended.sources, *extended.targets) if extended is not None else ()
-            result = finish(self.folder, self.config, self.reader, result, old, self.device, self.progress.on_message)
-        result = replace(result, scores=self.fabric.broadcast(result.scores))
+            try:
+                with stopping.at_once():
+                    result = finish(self.folder, self.config, self.reader, result, old, self.device, self.progress.on_message)
+            except Stopped as stopped:
+                signum = stopped.signum
+        scores, signum = self.fabric.broadcast((result.scores, signum))
+        if signum:
+            self._stop(signum)
+        result = replace(result, scores=scores)
         self.fabric.barrier()
         return result

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from synthmr import stopping
 from synthmr.errors import UsageError, did_you_mean
 
 ACCELERATORS = ("auto", "cpu", "cuda")
@@ -100,6 +101,28 @@ def mean_over_ranks(fabric: Any, tensors: Sequence[Tensor]) -> None:
     for tensor in tensors:
         tensor.detach().copy_(mean[first : first + tensor.numel()].view_as(tensor))
         first += tensor.numel()
+
+
+def asked_to_stop(fabric: Any) -> int:
+    """The signal that asked this process to end, or any of several: all get the same answer, after the same step; 0 for none."""
+    signum = stopping.pending()
+    if fabric.world_size == 1:
+        return signum
+    asked = torch.tensor([signum], device=fabric.device)
+    torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+    return int(asked)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """Move an average of weights towards the weights; what counts (a number of batches) is copied."""
+    for mine, other in zip(average.parameters(), module.parameters(), strict=True):
+        mine.lerp_(other, 1 - decay)
+    for held, given in zip(average.buffers(), module.buffers(), strict=True):
+        if held.is_floating_point():
+            held.lerp_(given, 1 - decay)
+        else:
+            held.copy_(given)
 
 
 def same_start(fabric: Any, module: nn.Module) -> None:
