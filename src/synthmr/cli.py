@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from synthmr import __version__, cli_experiment, cli_guard, cli_score, logfile, stopping
-from synthmr.cli_experiment import AsJson, Cache, Device, Force, Labels, NoKeep, SkipBad, budget_of
+from synthmr import __version__, cli_demo, cli_experiment, cli_guard, cli_score, logfile, stopping
+from synthmr.cli_experiment import AsJson, Cache, Device, Force, ForceImages, Labels, NoKeep, SkipBad, budget_of
 from synthmr.cli_reading import Data, reads
 from synthmr.cli_score import Metrics, Protocols, Regions
 from synthmr.contrasts import split_words
@@ -34,10 +34,6 @@ app = typer.Typer(
 )
 
 _state: dict[str, Any] = {"verbose": 0, "quiet": False, "verb": ""}
-
-ForceImages = Annotated[
-    bool, typer.Option("--force", help="Go on with images that are certainly not what the run was trained on; it is recorded.")
-]
 
 
 def _version(show: bool) -> None:
@@ -159,27 +155,6 @@ def methods(json: AsJson = False) -> None:
         console.json(rows)
     else:
         console.table("methods", rows)
-
-
-@app.command()
-def phantom(
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    subjects: Annotated[int, typer.Option(help="Number of subjects.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same files.")] = 0,
-    spacing: Annotated[float, typer.Option(help="Voxel edge in mm.")] = 2.0,
-    field: Annotated[float, typer.Option(help="Field strength in tesla, 1.5 or 3.")] = 3.0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier phantom in OUT.")] = False,
-    json: AsJson = False,
-) -> None:
-    """Write a simulated cohort: T1w, T2w, PDw, FLAIR, T1ce, masks, labels and the noise-free truth."""
-    from synthmr import pipeline
-
-    console = _console(json)
-    with console.progress("phantom") as tick:
-        folders = pipeline.phantom(out, subjects, seed, spacing, field, overwrite=overwrite, progress=tick)
-    if json:
-        console.json([str(folder) for folder in folders])
-    console.say(f"{len(folders)} subjects in {out}")
 
 
 @app.command()
@@ -469,20 +444,8 @@ def report(
     console.say(f"{output} ({size:.1f} MB)")
 
 
-@app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("demo"),
-    subjects: Annotated[int, typer.Option(help="Number of phantom subjects.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
-    steps: Annotated[int, typer.Option(help="Steps of Hi-Net training.")] = 400,
-) -> None:
-    """Phantom cohort, Hi-Net, two baselines, scores and a report: the whole path in under four minutes."""
-    from synthmr.demo import run_demo
-
-    run_demo(out, subjects, seed, steps, _console())
-
-
 cli_score.add_to(app, _console)
+cli_demo.add_to(app, _console)
 cli_experiment.add_to(app, _console)
 app.add_typer(cli_experiment.tables, name="experiment")
 

@@ -23,6 +23,9 @@ Cache = Annotated[
     Path | None, typer.Option("--cache", help="Folder for prepared data (default: $SYNTHMR_CACHE or ~/.cache/synthmr).")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Go on though the audit finds errors; the run records them.")]
+ForceImages = Annotated[
+    bool, typer.Option("--force", help="Go on with images that are certainly not what the run was trained on; it is recorded.")
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave cases in which the audit finds errors out, and say which.")]
 Minutes = Annotated[float | None, typer.Option(help="Minutes of training of each run.")]
 Device = Annotated[str, typer.Option("--device", help="Where to predict: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.")]
