@@ -17,6 +17,7 @@ import numpy as np
 
 from synthmr.documents import not_regular, open_regular
 from synthmr.errors import DataError
+from synthmr.io.formats import pointer, told
 
 SUFFIXES = (".nii.gz", ".nii")
 
@@ -31,25 +32,6 @@ PADDING = 4096
 
 #: bytes of header extensions at most
 MOST_OFFSET = 64 * 2**20
-
-#: how other files begin that are given the name of a NIfTI file -> what they are
-_MAGICS = (
-    (b"PK\x03\x04", "a ZIP archive; unpack it"),
-    (b"BZh", "compressed by bzip2, not gzip; unpack it"),
-    (b"\xfd7zXZ", "compressed by xz, not gzip; unpack it"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd, not gzip; unpack it"),
-    (b"7z\xbc\xaf", "a 7z archive; unpack it"),
-    (b"\x89HDF", "an HDF5 file (MINC, MAT or other); convert it to NIfTI"),
-    (b"CDF\x01", "a MINC file; convert it to NIfTI (mnc2nii)"),
-    (b"NRRD", "an NRRD file; convert it to NIfTI"),
-    (b"ObjectType", "a MetaImage file; convert it to NIfTI"),
-    (b"MATLAB 5.0", "a MATLAB file; convert it to NIfTI"),
-    (b"\x93NUMPY", "a NumPy array; convert it to NIfTI"),
-    (b"\x89PNG", "a PNG picture; export the volume itself"),
-    (b"\xff\xd8\xff", "a JPEG picture; export the volume itself"),
-    (b"%PDF", "a PDF document; download the image itself"),
-)
-_PAGES = (b"<!doctype", b"<html", b"<?xml", b'{"message', b'{"error')
 
 
 def stem(path: Path | str) -> str:
@@ -74,15 +56,6 @@ def fault(label: str, path: Path, what: str) -> DataError:
 # --- opening ------------------------------------------------------------------------------------------------------------
 
 
-def _pointer(text: str) -> str:
-    """How to fetch the content of a file that is kept elsewhere, where a text or the target of a link says so; else empty."""
-    if "annex/objects/" in text or text.startswith("/annex/objects"):
-        return "is a pointer of git-annex, its content is not here; fetch it with `git annex get FILE` or `datalad get FILE`."
-    if "git-lfs.github.com/spec" in text:
-        return "is a pointer of Git LFS, its content is not here; fetch it with `git lfs pull`."
-    return ""
-
-
 def open_image(path: Path, label: str) -> BinaryIO:
     """Open a file that is named as a NIfTI file.
 
@@ -101,7 +74,7 @@ def open_image(path: Path, label: str) -> BinaryIO:
         target = str(path.readlink()) if path.is_symlink() else ""
         if not target:
             raise fault(label, path, "does not exist; check the path.") from None
-        raise fault(label, path, _pointer(target) or f"is a link to {target}, which does not exist; restore that file.") from None
+        raise fault(label, path, pointer(target) or f"is a link to {target}, which does not exist; restore that file.") from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise fault(label, path, f"cannot be read: {why}.") from None
@@ -128,20 +101,9 @@ def _check_magic(head: bytes, path: Path, label: str) -> None:
     gzipped = head[:2] == b"\x1f\x8b"
     nifti = head[344:347] == b"n+1" or head[4:7] == b"n+2"
     if not gzipped and not nifti:
-        pointer = _pointer(head[:300].decode("utf-8", "replace"))
-        if pointer:
-            raise fault(label, path, pointer)
-        if head.lstrip()[:12].lower().startswith(_PAGES):
-            raise fault(
-                label, path, "is a web page or a server's message, not an image: the download failed. Log in and download it again."
-            )
-        for magic, what in _MAGICS:
-            if head.startswith(magic):
-                raise fault(label, path, f"is {what}.")
-        if head[128:132] == b"DICM":
-            raise fault(label, path, "is a DICOM file; convert it to NIfTI (dcm2niix).")
-        if not head.strip(b"\0"):
-            raise fault(label, path, "holds zeros alone, as an interrupted copy leaves them; copy or download it again.")
+        what = told(head)
+        if what:
+            raise fault(label, path, what)
     if gzipped != path.name.lower().endswith(".gz"):
         if gzipped:
             raise fault(label, path, "is gzip-compressed but named .nii; rename it to .nii.gz.")
