@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from synthmr.errors import SynthmrError, UsageError
-from synthmr.io.files import write_error
 from synthmr.stopping import Stopped
 
 #: characters of the longest message; what a message quotes can come from a file
@@ -47,6 +46,8 @@ def line_of(error: BaseException) -> str:
         if error.errno in _READING:
             words = f"{path}: {error.strerror or error}. {_READING[error.errno]}"
         else:
+            from synthmr.io.files import write_error  # with NumPy, which --help can do without
+
             words = str(write_error(Path(path), error))
     elif isinstance(error, MemoryError):
         words = "memory ran out; take smaller images, fewer threads or cases at a time, or a machine with more."
