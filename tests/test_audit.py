@@ -240,3 +240,19 @@ def test_dice_and_foreground():
     assert not stripped and dice(mask, brain != 0) > 0.98
     # gain and offset of the scanner do not matter
     assert (find_foreground(head(0) * 7)[0] == mask).all()
+
+
+def test_the_order_of_cases_is_kept_whichever_is_read_first(tmp_path, monkeypatch):
+    import time
+
+    clean(tmp_path, 4)
+    for name in ("c0", "c3"):
+        write_case(tmp_path / name, {"T1w": blob_brain(SHAPE, 77)})
+    look = module.look_at
+
+    def slow(case, *words):
+        time.sleep(0.3 * (case.name == "c0"))
+        return look(case, *words)
+
+    monkeypatch.setattr(module, "look_at", slow)
+    assert only(audit(index(tmp_path)), "error").cases == ("c0", "c3")

@@ -80,7 +80,9 @@ def audit_cases(
         finally:
             pool.shutdown(cancel_futures=True)
         part = _parts(cohort, split)
-        twins = _check_duplicates(cohort, looks.hashes, part, found)
+        # cases in their own order, whichever thread was first
+        hashes = {case.name: looks.hashes[case.name] for case in cohort.cases}
+        twins = _check_duplicates(cohort, hashes, part, found)
         for contrast in persons:
             twins |= _check_persons(cohort, contrast, looks, part, twins, found)
     return found.list
