@@ -460,9 +460,6 @@ def main() -> None:
             app(args=words)
     except stopping.Stopped as stopped:
         sys.exit(cli_guard.end(stopped, str(_state["verb"])))
-    except KeyboardInterrupt:
-        print("synthmr: stopped; what was finished is kept.", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
     except Exception as error:
