@@ -18,9 +18,10 @@ from typing import Any
 
 
 def one_line(text: str) -> str:
-    """A text as one line that any terminal shows: control characters and halves of characters are escaped."""
+    """A text as one line that any terminal shows: a line break is a space, other control characters are escaped."""
     if text.isprintable():
         return text
+    text = " ".join(part.strip(" \t") for part in text.splitlines()).strip()
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
