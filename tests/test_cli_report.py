@@ -16,6 +16,7 @@ from experiment_data import config, make_cohort
 from synthmr import pipeline
 from synthmr.case import PreparedCase
 from synthmr.errors import DataError, UsageError
+from synthmr.evaluate.lint import lint_lines
 from synthmr.evaluate.scores import read_scores
 from synthmr.experiment import layout, page
 from synthmr.predict.engine import tile_borders
@@ -136,12 +137,14 @@ def test_a_report_predicts_no_case_twice(tests: int, again: int, counted: list[s
     first, second = counted[: 2 * tests], counted[2 * tests :]
     assert first == [name for name in names for _ in runs]
     assert ticks == [(done, tests) for done in range(1, tests + 1)] + [(done, again) for done in range(1, again + 1)]
-    rows = pipeline.evaluate(runs, data).rows
+    scores = pipeline.evaluate(runs, data)
+    rows = scores.rows
     chosen = html.chosen_cases(rows)
     assert not second and len([name for name in names if name in (chosen or ())]) == again  # what it shows again was kept
     text = (tmp_path / "a.html").read_text(encoding="utf-8")
     assert set(re.findall(r"<h3>(P\d+)</h3>", text)) == (chosen or set(names))
-    assert text == _page_of_two_passes(tmp_path / "b.html", runs, data, [row["text"] for row in pipeline.compare(rows)])
+    notes = [*lint_lines(scores.warnings), *(row["text"] for row in pipeline.compare(rows))]
+    assert text == _page_of_two_passes(tmp_path / "b.html", runs, data, notes)
 
 
 def test_predictions_are_kept_while_they_are_few() -> None:

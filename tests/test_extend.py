@@ -25,7 +25,7 @@ from synthmr.errors import DataError, RunError, UsageError
 from synthmr.prepare.brightness import Brightness
 from synthmr.prepare.case import prepare_case
 from synthmr.prepare.units import Units
-from synthmr.run import RunFolder, build_method, load_run, method_state, read_arrays, save_arrays
+from synthmr.run import RunFolder, build_method, load_run, method_state, read_arrays, run_hash, save_arrays
 from synthmr.train.extend import adopt, check_landmarks, extended_config, inherit, inherited_split
 
 TINY = [
@@ -441,7 +441,8 @@ def test_resuming_reaches_the_bits_of_an_uninterrupted_extension(
     assert RunFolder.open(out).checkpoint("last").is_dir() == (step > 2)
     display = Interrupt()
     extend(base, data, out, cache, targets="PDw", progress=display, resume=True)
-    assert display.messages[0] == f"{out}: continues after step {step // 2 * 2}"
+    first = "continues after step 2" if step > 2 else "no checkpoint was written yet; begins again, after step 0"
+    assert display.messages[0] == f"{out}: {first}"
     for which, name in (("best", "model"), ("last", "model"), ("last", "ema")):
         new, expected = weights(out, which, name), weights(more_targets, which, name)
         assert new.keys() == expected.keys()
@@ -462,6 +463,9 @@ def test_resuming_with_another_run_or_another_verb_is_refused(
     shutil.copytree(base, twin)
     path = twin / "checkpoints" / "best" / "model.safetensors"
     save_arrays(path, {key: value + 1 for key, value in read_arrays(path).items()})
+    (path.parent / "state.json").unlink()  # as of an older version, which noted no checksum of its files
+    edited = RunFolder.open(twin)
+    edited.write_info({**edited.info, "hash": run_hash(edited.config, path)})
     words = ("--add-target", "PDw", "--out", out, "--resume")
     assert "extends another run, or none; resume it with the words that started it" in call("extend", twin, data, *words, code=2)
     assert "another targets" in call("extend", base, data, "--add-target", "T1ce", "--out", out, "--resume", code=2)

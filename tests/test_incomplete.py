@@ -137,6 +137,7 @@ def test_a_case_that_lacks_something_or_cannot_be_read_costs_itself_alone(half: 
     assert len(said) == 1 and f"{whole[1].name} (no T1w)" in said[0]
 
 
+@pytest.mark.filterwarnings("ignore:the run was trained on")
 def test_no_contrast_is_predicted_from_itself(half: Path, tmp_path: Path) -> None:
     config = pipeline.configure("milr", "T1w,T2w,FLAIR", "T2w,FLAIR", settings=SMALL, budget={"steps": 2})
     store, split = pipeline.prepared(half, config, cache=tmp_path / "cache")

@@ -119,6 +119,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
         steps: Steps = None,
         device: Device = "auto",
         no_keep: NoKeep = False,
+        force: Force = False,
         reading: Reading = AS_IT_IS,
         cache: Cache = None,
         json: AsJson = False,
@@ -144,6 +145,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             device=device,
             keep=not no_keep,
             labels=labels,
+            force=force,
         )
         folder = out if out is not None else run
         write_scores(folder / "subsets.csv", rows)
@@ -218,6 +220,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
         only: Annotated[list[str] | None, typer.Option(help="Name of a row to run; may be repeated.")] = None,
         device: Device = "auto",
         no_keep: NoKeep = False,
+        force: Force = False,
         reading: Reading = AS_IT_IS,
         cache: Cache = None,
         json: AsJson = False,
@@ -243,6 +246,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             cache=cache,
             device=device,
             keep=not no_keep,
+            force=force,
         )
         outcome = runner.run(experiment, data, out, options, show=console.progress, train_show=console.training, say=console.say)
         path = layout.write(outcome, out, _command(name, data, out, options))
@@ -269,6 +273,7 @@ def _command(name: str, data: Path | None, out: Path, options: Options) -> str:
     repeated = (("--only", options.only), ("--alias", reading.aliases), ("--entity", entities), ("--prefer", reading.prefer))
     words += [word for option, values in repeated for value in values for word in (option, value)]
     words += ["--subject", reading.subject] if reading.subject else []
+    words += ["--force"] if options.force else []
     words += ["--nan-to-zero"] if reading.nan_to_zero else []
     words += [word for old, new in options.substitute.items() for word in ("--substitute", f"{old}={new}")]
     return shlex.join(words)

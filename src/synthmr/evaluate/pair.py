@@ -98,7 +98,9 @@ def score_pair(
     notes = [*read.notes, *found.notes]
     if np.array_equal(scored.prediction, scored.truth):
         notes.append("prediction and truth are the same voxel by voxel: errors are 0 and PSNR is infinite.")
-    return replace(found, notes=notes, warnings=[*found.warnings, *lint_brightness(scored)])
+    # where the files are in different units already, brightness is no second fault
+    dim = [] if any(warning.code == "units" for warning in found.warnings) else lint_brightness(scored)
+    return replace(found, notes=notes, warnings=[*found.warnings, *dim])
 
 
 @dataclass(frozen=True, eq=False)

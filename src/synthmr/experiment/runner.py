@@ -83,6 +83,7 @@ class Options:
         cache: of prepared data.
         device: that predicts: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions of the scored cases for the next time.
+        force: train though the audit finds errors in the data.
     """
 
     scale: str = "small"
@@ -97,6 +98,7 @@ class Options:
     cache: Path | None = None
     device: str = "auto"
     keep: bool = True
+    force: bool = False
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -112,12 +114,12 @@ class Options:
     def noted(self) -> dict[str, Any]:
         """What a folder is of: all that decides its table, as plain data."""
         words = to_dict(replace(self, cache=None, only=()))
-        return {key: value for key, value in words.items() if key not in ("device", "keep", "reading")} | self.reading.note
+        return {key: value for key, value in words.items() if key not in ("device", "keep", "force", "reading")} | self.reading.note
 
     @classmethod
     def from_note(cls, note: Mapping[str, Any]) -> Options:
         """The options that `noted` is of."""
-        mine = {each.name for each in fields(cls)} - {"only", "cache", "reading"}
+        mine = {each.name for each in fields(cls)} - {"only", "cache", "force", "reading"}
         return cls(**{key: value for key, value in note.items() if key in mine}, reading=Reading.from_note(note))
 
     @property
@@ -330,6 +332,9 @@ def run(
     if note.is_file():
         check_same(note, mine)
     splits = _splits(plan(experiment, cohort.contrasts, replace(options, only=())), data, cohort, out, options, say)
+    gate = _audited(planned, cohort, splits, options, show)
+    for line in gate.lines:
+        say(line)
     write_json(note, mine)
     write_text(out / TABLE, experiment.text)
     scores: dict[tuple[str, str], list[Score]] = {}
@@ -341,7 +346,7 @@ def run(
             continue
         say(f"{experiment.item} row {number} of {len(planned)}: {name}")
         try:
-            scores[each.row.key] = _row_scores(experiment, each, data, out, options, splits, show, train_show)
+            scores[each.row.key] = _row_scores(experiment, each, data, out, options, splits, gate, show, train_show)
         except (SynthmrError, MemoryError, RuntimeError) as error:
             failed[each.row.key] = _reason(error)
             say(f"  left out: {failed[each.row.key]}")
@@ -409,6 +414,23 @@ def _splits(
     return found
 
 
+def _audited(
+    planned: Sequence[Planned], cohort: Cohort, splits: Sequence[Split | None], options: Options, show: Shown
+) -> pipeline.Gate:
+    """What the audit finds in the cases of the table: once for all rows, before anything is trained.
+
+    Raises:
+        DataError: there are errors, and ``options.force`` is not given.
+    """
+    gate = pipeline.Gate(options.force)
+    names = [name for each in planned if each.config for name in (*each.config.sources, *each.config.targets)]
+    everything = Split(train=tuple(case.name for case in cohort.cases), validation=(), test=(), source="all cases")
+    with show("audit") as tick:
+        for split in splits:
+            gate.check(cohort, split or everything, tuple(dict.fromkeys(names)), options.cache, tick)
+    return gate
+
+
 def _row_scores(
     experiment: Experiment,
     planned: Planned,
@@ -416,6 +438,7 @@ def _row_scores(
     out: Path,
     options: Options,
     splits: Sequence[Split | None],
+    gate: pipeline.Gate,
     show: Shown,
     train_show: Shown,
 ) -> list[Score]:
@@ -439,7 +462,7 @@ def _row_scores(
                 continue
             title = f"{row.name}, fold {fold} of {options.folds}" if options.folds else row.name
             words: dict[str, Any] = {"title": title, "show": show, "train_show": train_show}
-            trained = train_cell(cell, data, folder, **words, reading=options.reading, cache=options.cache)
+            trained = train_cell(cell, data, folder, **words, reading=options.reading, cache=options.cache, gate=gate)
             with show(f"score {title}") as tick:
                 how: dict[str, Any] = {"reading": options.reading, "device": options.device, "keep": options.keep}
                 found += score_cell(trained, data, folder, scoring, tick=tick, **how)

@@ -51,6 +51,7 @@ def score_subsets(
     device: str = "auto",
     keep: bool = True,
     labels: str = AUTO,
+    force: bool = False,
 ) -> list[Score]:
     """Score rows of every subset; the method is ``T1w+T2w``, with `EACH` in front for runs of their own.
 
@@ -71,6 +72,7 @@ def score_subsets(
         device: that predicts: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions for the next time.
         labels: what segmentations mean, as of `pipeline.evaluate`; decided once for all subsets.
+        force: train though the audit finds errors in the data.
 
     Raises:
         UsageError: runs would have to be trained and were not asked for, there is no folder for them, or a word makes no sense.
@@ -120,7 +122,12 @@ def score_subsets(
     few = [names for names in subsets_of(config.sources) if len(names) < spec.sources[0]]
     if few:
         say(f"left out, as {config.method} takes {spec.sources[0]} sources or more: {', '.join('+'.join(names) for names in few)}")
-    words: dict[str, Any] = {"show": show, "train_show": train_show, "reading": reading, "cache": cache}
+    gate = pipeline.Gate(force)
+    with show("audit") as tick:
+        gate.check(pipeline.index(data, reading), loaded.split, (*config.sources, *config.targets), cache, tick)
+    for line in gate.lines:
+        say(line)
+    words: dict[str, Any] = {"show": show, "train_show": train_show, "reading": reading, "cache": cache, "gate": gate}
     predicts: dict[str, Any] = {"reading": reading, "device": device, "keep": keep, "labels": labels}
     return rows + _run_each(cells, loaded, data, out, Scoring((protocol,), split), words, predicts)
 

@@ -57,10 +57,12 @@ EXTENT = ("domain.fov", float(np.log(1.2)), "the brain measures {} mm along {}",
 CORRELATION = ("domain.contrast", 0.25, "the rank correlation in the brain is {}", False)
 #: widening in standard deviations of the training cases
 SPREADS = 2.0
-#: widenings are (1 + FEW / n) times as wide, for n training cases
+#: widenings are (1 + FEW / n) times as wide for n training cases; margins from which a name is certainly wrong at least so much
 FEW = 2.0
 #: a rank correlation this far outside the widened range is of no contrast that the run knows
 FAR = 0.3
+#: with fewer training cases no rank correlation is certain
+SETTLED = 4
 #: share of negative voxels above which, with hardly one in training, an image is sign-flipped or centred
 MOSTLY = 0.2
 
@@ -80,6 +82,8 @@ OTHER_MARGIN, OTHER_SURE, OTHER_FIT, OTHER_CLOSE, OTHER_ALONE = 10.0, 15.0, 1.5,
 EXPLAIN = frozenset({"domain.spacing", "domain.fov", "domain.skull", "domain.noise"})
 #: most sources of which every order is tried
 ORDERS = 5
+#: about how many training cases are each weighed by the others
+LEFT_OUT = 40
 
 
 @dataclass(frozen=True)
@@ -144,15 +148,32 @@ class Domain:
         ranges: name of a number (`synthmr.prepare.measure.flat`) -> its range.
         modes: how brain masks were made -> in how many cases.
         seen: checksum of a training image's content -> its case.
+        confused: most by which the images of a training case fit other names better, each case weighed by the others alone.
     """
 
     ranges: Mapping[str, Range] = field(default_factory=dict)
     modes: Mapping[str, int] = field(default_factory=dict)
     seen: Mapping[str, str] = field(default_factory=dict)
+    confused: float = 0.0
 
     @classmethod
     def learn(cls, cases: Mapping[str, Mapping[str, Any]]) -> Domain:
         """From what `measure` gives of each training case."""
+        found = cls._of(cases)
+        names = list(cases)
+        confused = 0.0
+        for name in names[:: max(1, len(names) // LEFT_OUT)] if len(names) > 1 else ():
+            others = cls._of({other: cases[other] for other in names if other != name})
+            part = {
+                **cases[name],
+                "images": {key: each for key, each in cases[name]["images"].items() if f"{key}.gain" in others.ranges},
+            }
+            confused = max(confused, others._other_names(part, tuple(part["images"]))[0])
+        return replace(found, confused=confused)
+
+    @classmethod
+    def _of(cls, cases: Mapping[str, Mapping[str, Any]]) -> Domain:
+        """Without what must be weighed case by case."""
         numbers: dict[str, list[float]] = {}
         modes: dict[str, int] = {}
         seen: dict[str, str] = {}
@@ -165,7 +186,8 @@ class Domain:
 
     def extended(self, new: Domain) -> Domain:
         """With the contrasts that ``new`` has beside: what the old ones were like stays as it was."""
-        return Domain({**new.ranges, **self.ranges}, self.modes or new.modes, {**new.seen, **self.seen})
+        seen, confused = {**new.seen, **self.seen}, max(self.confused, new.confused)
+        return Domain({**new.ranges, **self.ranges}, self.modes or new.modes, seen, confused)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the run folder."""
@@ -174,7 +196,8 @@ class Domain:
             return [*(float(f"{value:.7g}") for value in (each.low, each.high, each.middle, each.spread)), each.cases]
 
         ranges = {name: short(each) for name, each in self.ranges.items()}
-        return {"version": VERSION, "ranges": ranges, "modes": dict(self.modes), "seen": dict(self.seen)}
+        confused = float(f"{self.confused:.7g}")
+        return {"version": VERSION, "ranges": ranges, "modes": dict(self.modes), "seen": dict(self.seen), "confused": confused}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Domain:
@@ -187,7 +210,8 @@ class Domain:
         for name, (low, high, middle, spread, cases) in data["ranges"].items():
             ranges[str(name)] = Range(float(low), float(high), float(middle), float(spread), int(cases))
         modes = {str(name): int(count) for name, count in data["modes"].items()}
-        return cls(ranges, modes, {str(digest): str(case) for digest, case in data["seen"].items()})
+        seen = {str(digest): str(case) for digest, case in data["seen"].items()}
+        return cls(ranges, modes, seen, float(data.get("confused", 0.0)))
 
     # --- comparison
 
@@ -234,7 +258,7 @@ class Domain:
             beyond = max(low - value, value - high)
             certain = False
             if len(owners) == 2:
-                certain = beyond > FAR
+                certain = beyond > FAR and self.ranges[name].cases >= SETTLED
             elif code == "domain.negative":
                 certain = value > MOSTLY and self.ranges[name].high < 0.05
             text = f"{' and '.join(owners)}: " if owners else ""
@@ -296,6 +320,25 @@ class Domain:
         ``odd`` are the contrasts of which a number is outside already.
         """
         names = tuple(found["images"])
+        gain, given, swapped = self._other_names(found, odd)
+        enough, sure = (MARGIN, SURE) if swapped else (OTHER_MARGIN, OTHER_SURE)
+        # where images of the training fit each other's names so well, it means nothing here
+        enough = max(enough, self.confused)
+        if given == names or gain < enough:
+            return
+        cases = min(self.ranges[f"{name}.gain"].cases for name in given)
+        # one case says nothing of how much cases differ, and a few say little where any of them could be confused
+        few = 2 * FEW if self.confused else FEW
+        sure = max(sure * (1 + few / cases), 1.5 * self.confused) if cases > 1 else float("inf")
+        moved = [(name, other) for name, other in zip(names, given, strict=True) if name != other]
+        words = " and ".join(f"{name} looks like {other}" for name, other in moved)
+        code, fix = ("domain.swapped", "were the files swapped") if swapped else ("domain.contrast", "is it the right file")
+        text = f"{words} (these names fit better by {gain:.3g}, {enough:.3g} is allowed): {fix}?"
+        yield Alarm(code, text, gain, (0.0, enough), gain >= sure), tuple(name for name, _ in moved)
+
+    def _other_names(self, found: Mapping[str, Any], odd: Collection[str]) -> tuple[float, tuple[str, ...], bool]:
+        """The names that a case's images fit best: (by how much better, the names, whether they are only exchanged)."""
+        names = tuple(found["images"])
         shapes = {name: {key: flat(found)[f"{name}.{key}"] for key in WEIGHED} for name in names}
         pairs = {tuple(pair.split("+")): value for pair, value in found["correlations"].items()}
         own, _ = self._misfit(names, names, shapes, pairs)
@@ -308,15 +351,7 @@ class Domain:
             enough, most = (MARGIN, FIT) if swapped else (alone, OTHER_FIT)
             if own - misfit >= enough and fit <= most and own - misfit > best[0]:
                 best = own - misfit, other, swapped
-        gain, given, swapped = best
-        if given == names:
-            return
-        enough, sure = (MARGIN, SURE) if swapped else (OTHER_MARGIN, OTHER_SURE)
-        moved = [(name, other) for name, other in zip(names, given, strict=True) if name != other]
-        words = " and ".join(f"{name} looks like {other}" for name, other in moved)
-        code, fix = ("domain.swapped", "were the files swapped") if swapped else ("domain.contrast", "is it the right file")
-        text = f"{words} (these names fit better by {gain:.3g}, {enough:g} is allowed): {fix}?"
-        yield Alarm(code, text, gain, (0.0, enough), gain >= sure), tuple(name for name, _ in moved)
+        return best
 
     def _orders(self, names: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
         """Other names that images may have: each other's, or one of another contrast that the run knows."""
