@@ -52,6 +52,18 @@ def refuse(*_: Any, **__: Any) -> None:
     raise Called
 
 
+def test_how_segmentations_are_read_is_said_and_can_be_said(cache: Path, tmp_path: Path) -> None:
+    data = make_cohort(tmp_path / "data", 4, labels=True)
+    how: dict[str, Any] = {"k": 2, "protocols": ["mafnet"]}
+    rows, watch = validate(data, tmp_path / "cv", cache, labels="lesion", **how)
+    said = [line for line in watch.said if line.startswith("segmentations:")]
+    assert len(said) == 2 and all("read as lesion" in line and "lesion " in line for line in said)
+    assert len({row.case for row in rows}) == 4
+    with pytest.raises(UsageError, match="unknown label convention 'nothing'"):
+        validate(data, tmp_path / "other", cache, labels="nothing", **how)
+    assert not (tmp_path / "other").exists()  # before anything is trained
+
+
 def test_every_subject_is_tested_once(done: Path) -> None:
     splits = [RunFolder.open(done / f"fold-{fold}" / "run").split for fold in (1, 2, 3)]
     tested = [name for split in splits for name in split.test]

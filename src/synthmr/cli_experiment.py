@@ -59,6 +59,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
         steps: Steps = None,
         settings: Annotated[list[str] | None, typer.Option("--set", help="key=value; may be repeated.")] = None,
         protocol: Annotated[list[str] | None, typer.Option(help="Scoring protocol; may be repeated.")] = None,
+        labels: Labels = "auto",
         seed: Annotated[int, typer.Option(help="Seed of folds and training.")] = 0,
         device: Device = "auto",
         no_keep: NoKeep = False,
@@ -98,6 +99,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             device=device,
             keep=not no_keep,
             gate=gate,
+            labels=labels,
         )
         if json:
             console.json({"scores": score_objects(rows)})
@@ -218,6 +220,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             list[str] | None, typer.Option(help="TABLE=DATA, such as DWI=T1ce: a contrast that stands for one the data lack.")
         ] = None,
         only: Annotated[list[str] | None, typer.Option(help="Name of a row to run; may be repeated.")] = None,
+        labels: Labels = "auto",
         device: Device = "auto",
         no_keep: NoKeep = False,
         force: Force = False,
@@ -247,6 +250,7 @@ def add_to(app: typer.Typer, console_of: Callable[[bool], Console]) -> None:
             device=device,
             keep=not no_keep,
             force=force,
+            labels=labels,
         )
         outcome = runner.run(experiment, data, out, options, show=console.progress, train_show=console.training, say=console.say)
         path = layout.write(outcome, out, _command(name, data, out, options))
@@ -274,6 +278,7 @@ def _command(name: str, data: Path | None, out: Path, options: Options) -> str:
     words += [word for option, values in repeated for value in values for word in (option, value)]
     words += ["--subject", reading.subject] if reading.subject else []
     words += ["--force"] if options.force else []
+    words += ["--labels", options.labels] if options.labels != "auto" else []
     words += ["--nan-to-zero"] if reading.nan_to_zero else []
     words += [word for old, new in options.substitute.items() for word in ("--substitute", f"{old}={new}")]
     return shlex.join(words)

@@ -245,14 +245,17 @@ def score_cell(
     device: str = "auto",
     keep: bool = True,
     labels: str = AUTO,
+    say: Callable[[str], None] | None = None,
 ) -> list[Score]:
     """Scores of a trained cell, computed once; ``device``, ``keep`` and ``labels`` as of `pipeline.evaluate`.
+
+    ``say`` is told how segmentations were read, where scores depend on it.
 
     Raises:
         DataError: a case cannot be scored: rows of a table are of the same cases.
     """
     from synthmr.evaluate.protocols import get_protocols
-    from synthmr.evaluate.scores import read_scores, write_scores
+    from synthmr.evaluate.scores import label_lines, read_scores, write_scores
 
     # a protocol's numbers are kept under what it says, not what it is called
     protocols = get_protocols(scoring.protocols)
@@ -262,9 +265,12 @@ def score_cell(
         return read_scores(path)
     settings = pipeline.predict_settings(plane=scoring.plane)
     how: dict[str, Any] = {"progress": tick, "inputs": scoring.inputs, "device": device, "keep": keep, "strict": True}
-    rows = pipeline.evaluate([run], data, scoring.part, scoring.protocols, settings, reading, labels=labels, **how).rows
-    write_scores(path, rows)
-    return rows
+    found = pipeline.evaluate([run], data, scoring.part, scoring.protocols, settings, reading, labels=labels, **how)
+    if say is not None:
+        for line in label_lines(found.labels):
+            say(f"segmentations: {line}")
+    write_scores(path, found.rows)
+    return found.rows
 
 
 def cell_name(cell: Cell) -> str:

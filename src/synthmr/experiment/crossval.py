@@ -18,6 +18,8 @@ from synthmr.data.folds import Folds, make_folds, read_folds, write_folds
 from synthmr.errors import DataError, UsageError
 from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, locked, score_cell, train_cell
 from synthmr.io.naming import some
+from synthmr.labels import AUTO
+from synthmr.labels import get as get_convention
 from synthmr.reading import Reading
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def cross_validate(
     device: str = "auto",
     keep: bool = True,
     gate: Gate | None = None,
+    labels: str = AUTO,
 ) -> list[Score]:
     """Train and test every fold that is not done; the scores of all folds together.
 
@@ -78,6 +81,7 @@ def cross_validate(
         device: that predicts: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions of the tested cases for the next time.
         gate: audits the cases of each fold before anything is trained; None: nothing is audited.
+        labels: what segmentations mean, as of `pipeline.evaluate`.
 
     Raises:
         UsageError: ``out`` is of another configuration, or there is no such device.
@@ -90,6 +94,8 @@ def cross_validate(
 
     get_protocols(protocols)  # a misspelt name is told before anything is trained
     resolve_device(device)
+    if labels != AUTO:
+        get_convention(labels)  # a misspelt name is told before anything is trained
     if (data / "store.json").is_file():
         raise UsageError(f"{data} is a prepared store, which holds one split; cross-validation needs the folder of images.")
     note = out / "crossval.json"
@@ -124,8 +130,8 @@ def cross_validate(
             run = train_cell(cell, data, folder, title=title, show=show, train_show=train_show, **words)
             say(f"fold {fold} of {k} is trained: {run}")
             with show(f"test fold {fold}") as tick:
-                how: dict[str, Any] = {"reading": reading, "tick": tick, "device": device, "keep": keep}
-                found = score_cell(run, data, folder, Scoring(tuple(protocols)), **how)
+                how: dict[str, Any] = {"reading": reading, "tick": tick, "device": device, "keep": keep, "labels": labels}
+                found = score_cell(run, data, folder, Scoring(tuple(protocols)), say=say, **how)
             rows += found
     if busy:
         folders = f"fold {', '.join(map(str, busy))}"

@@ -26,6 +26,8 @@ from synthmr.experiment.cells import Cell, Scoring, Shown, busy_words, cell_name
 from synthmr.experiment.crossval import check_same, settle_folds
 from synthmr.experiment.spec import Experiment, Row
 from synthmr.io.naming import some
+from synthmr.labels import AUTO
+from synthmr.labels import get as get_convention
 from synthmr.predictions import select
 from synthmr.reading import Reading
 
@@ -84,6 +86,7 @@ class Options:
         device: that predicts: auto, cpu, cuda, cuda:N or mps.
         keep: keep predictions of the scored cases for the next time.
         force: train though the audit finds errors in the data.
+        labels: what the numbers of segmentations mean: auto, a convention's name, or your own YAML file.
     """
 
     scale: str = "small"
@@ -99,6 +102,7 @@ class Options:
     device: str = "auto"
     keep: bool = True
     force: bool = False
+    labels: str = AUTO
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -114,7 +118,9 @@ class Options:
     def noted(self) -> dict[str, Any]:
         """What a folder is of: all that decides its table, as plain data."""
         words = to_dict(replace(self, cache=None, only=()))
-        return {key: value for key, value in words.items() if key not in ("device", "keep", "force", "reading")} | self.reading.note
+        # the folders of an older version, which knew no labels, go on
+        left = {"device", "keep", "force", "reading", *(["labels"] if self.labels == AUTO else [])}
+        return {key: value for key, value in words.items() if key not in left} | self.reading.note
 
     @classmethod
     def from_note(cls, note: Mapping[str, Any]) -> Options:
@@ -313,6 +319,8 @@ def run(
     from synthmr.predict.precision import resolve_device
 
     resolve_device(options.device)
+    if options.labels != AUTO:
+        get_convention(options.labels)  # a misspelt name is told before anything is trained
     if data is None:
         data = _phantom(out, options, show)
     if (data / "store.json").is_file():
@@ -346,7 +354,7 @@ def run(
             continue
         say(f"{experiment.item} row {number} of {len(planned)}: {name}")
         try:
-            scores[each.row.key] = _row_scores(experiment, each, data, out, options, splits, gate, show, train_show)
+            scores[each.row.key] = _row_scores(experiment, each, data, out, options, splits, gate, show, train_show, say)
         except (SynthmrError, MemoryError, RuntimeError) as error:
             failed[each.row.key] = _reason(error)
             say(f"  left out: {failed[each.row.key]}")
@@ -441,6 +449,7 @@ def _row_scores(
     gate: pipeline.Gate,
     show: Shown,
     train_show: Shown,
+    say: Callable[[str], None],
 ) -> list[Score]:
     """Train and score one row in every fold; its rows carry the row's name as method, and the scored contrast alone.
 
@@ -465,7 +474,7 @@ def _row_scores(
             trained = train_cell(cell, data, folder, **words, reading=options.reading, cache=options.cache, gate=gate)
             with show(f"score {title}") as tick:
                 how: dict[str, Any] = {"reading": options.reading, "device": options.device, "keep": options.keep}
-                found += score_cell(trained, data, folder, scoring, tick=tick, **how)
+                found += score_cell(trained, data, folder, scoring, tick=tick, labels=options.labels, say=say, **how)
     if busy:
         raise DataError(busy)
     return renamed((each for each in found if each.contrast in (row.scored, "segmentation")), label(row))
